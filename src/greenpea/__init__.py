@@ -1,0 +1,1 @@
+"""Greenpea: people and Bayesian networks classify images together."""

@@ -1,0 +1,316 @@
+"""Decision trees: the questions volunteers walk, the routes through them, and who reaches what.
+
+A tree is a directed acyclic graph: a question may have several parents (in Galaxy Zoo, "merging" hangs
+below everything). Questions and answers are known by slug; what people read is a dictionary by language.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from greenpea.errors import GreenpeaError, did_you_mean
+
+SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def slugify(text: str) -> str:
+    """Return ``text`` as a slug: lower-case ASCII words joined by hyphens (``"Can't tell"`` → ``cant-tell``)."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower().replace("'", "").replace("’", ""))
+    return words.strip("-")
+
+
+def _check_slug(slug: str) -> str:
+    if not SLUG.fullmatch(slug):
+        raise ValueError(f"{slug!r} is not a slug: use lower-case words joined by hyphens, such as {slugify(slug)!r}")
+    return slug
+
+
+def _plain_text_is_english(text: Any) -> Any:
+    return {"en": text} if isinstance(text, str) else text
+
+
+Slug = Annotated[str, AfterValidator(_check_slug)]
+Text = Annotated[dict[str, str], BeforeValidator(_plain_text_is_english)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Answer(_Part):
+    """One choice at a question; ``next`` is the slug of the question that follows, or None to end."""
+
+    slug: Slug
+    text: Text = {}
+    next: Slug | None = None
+    help: Text = {}
+
+    def label(self, language: str = "en") -> str:
+        """Return the answer's text in ``language``, else in English, else its slug."""
+        return self.text.get(language) or self.text.get("en") or self.slug
+
+
+class Question(_Part):
+    """One node of the tree.
+
+    ``single``: exactly one answer, each with its own ``next``. ``multiple``: any number of answers, none
+    included; the ``next`` stands on the question, since all who reach it go on together.
+    """
+
+    slug: Slug
+    kind: Literal["single", "multiple"] = "single"
+    text: Text = {}
+    help: Text = {}
+    answers: tuple[Answer, ...] = Field(min_length=1)
+    next: Slug | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Question:
+        slugs = self.answer_slugs
+        if len(set(slugs)) < len(slugs):
+            twice = sorted({slug for slug in slugs if slugs.count(slug) > 1})
+            raise ValueError(f"question {self.slug!r} offers the answer {twice[0]!r} more than once: rename one")
+        if self.kind == "single" and len(slugs) < 2:
+            raise ValueError(
+                f"question {self.slug!r} offers one answer only: add another, or make its kind 'multiple'"
+            )
+        if self.kind == "single" and self.next is not None:
+            raise ValueError(f"question {self.slug!r} is 'single': move its 'next' to each of its answers")
+        if self.kind == "multiple" and any(answer.next for answer in self.answers):
+            raise ValueError(f"question {self.slug!r} is 'multiple': put one 'next' on the question, not on answers")
+        return self
+
+    @property
+    def answer_slugs(self) -> tuple[str, ...]:
+        return tuple(answer.slug for answer in self.answers)
+
+    def label(self, language: str = "en") -> str:
+        """Return the question's text in ``language``, else in English, else its slug."""
+        return self.text.get(language) or self.text.get("en") or self.slug
+
+    @property
+    def followers(self) -> frozenset[str]:
+        """The questions that can come next."""
+        return frozenset(slug for slug in (self.next, *(answer.next for answer in self.answers)) if slug)
+
+
+class Parent(_Part):
+    """A way into a question: ``answer`` of ``question``, or all who reach it (``answer`` None)."""
+
+    question: Slug
+    answer: Slug | None
+
+
+class DecisionTree(_Part):
+    """A validated decision tree: every ``next`` exists, every question is reachable, none leads to itself.
+
+    ``first`` is the slug of the root; by default the first question listed.
+    """
+
+    name: Slug
+    version: str = "1"
+    title: Text = {}
+    first: Slug = ""
+    questions: tuple[Question, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_by_default(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("first") and values.get("questions"):
+            head = values["questions"][0]
+            values = values | {"first": head.slug if isinstance(head, Question) else head.get("slug", "")}
+        return values
+
+    @model_validator(mode="after")
+    def _whole(self) -> DecisionTree:
+        slugs = [question.slug for question in self.questions]
+        if len(set(slugs)) < len(slugs):
+            twice = sorted({slug for slug in slugs if slugs.count(slug) > 1})
+            raise ValueError(f"the question {twice[0]!r} stands more than once: rename one")
+        if self.first not in slugs:
+            raise ValueError(f"the first question {self.first!r} does not exist{did_you_mean(self.first, slugs)}")
+        for question in self.questions:
+            for follower in sorted(question.followers - set(slugs)):
+                raise ValueError(
+                    f"question {question.slug!r} leads to {follower!r}, which does not exist"
+                    f"{did_you_mean(follower, slugs)}"
+                )
+        try:
+            order = self._sort()
+        except CycleError as error:
+            raise ValueError(f"the tree goes round in a circle: {' → '.join(reversed(error.args[1]))}") from error
+        reached: set[str] = {self.first}
+        for slug in order:
+            if slug in reached:
+                reached |= self[slug].followers
+        lost = [slug for slug in slugs if slug not in reached]
+        if lost:
+            raise ValueError(
+                f"no answer leads to {', '.join(map(repr, lost))}: give an answer this 'next', or remove the question"
+            )
+        return self
+
+    # ---- looking things up -------------------------------------------------------------------------
+
+    @cached_property
+    def _by_slug(self) -> dict[str, Question]:
+        return {question.slug: question for question in self.questions}
+
+    def __getitem__(self, slug: str) -> Question:
+        try:
+            return self._by_slug[slug]
+        except KeyError:
+            raise GreenpeaError(
+                f"tree {self.name!r} has no question {slug!r}{did_you_mean(slug, self._by_slug)}"
+            ) from None
+
+    def __contains__(self, slug: object) -> bool:
+        return slug in self._by_slug
+
+    @property
+    def slugs(self) -> tuple[str, ...]:
+        """The questions' slugs, in the order they are written."""
+        return tuple(question.slug for question in self.questions)
+
+    @property
+    def answers(self) -> dict[str, tuple[str, ...]]:
+        """Question slug → answer slugs, in the order they are written."""
+        return {question.slug: question.answer_slugs for question in self.questions}
+
+    def _sort(self) -> tuple[str, ...]:
+        graph: dict[str, set[str]] = {question.slug: set() for question in self.questions}
+        for question in self.questions:
+            for follower in question.followers:
+                graph[follower].add(question.slug)
+        return tuple(TopologicalSorter(graph).static_order())
+
+    @cached_property
+    def topological_order(self) -> tuple[str, ...]:
+        """Every question after all of its parents."""
+        return self._sort()
+
+    @cached_property
+    def parents(self) -> dict[str, tuple[Parent, ...]]:
+        """Question slug → every way into it; empty for the first question."""
+        ways: dict[str, list[Parent]] = {slug: [] for slug in self.slugs}
+        for question in self.questions:
+            if question.next:
+                ways[question.next].append(Parent(question=question.slug, answer=None))
+            for answer in question.answers:
+                if answer.next:
+                    ways[answer.next].append(Parent(question=question.slug, answer=answer.slug))
+        return {slug: tuple(way) for slug, way in ways.items()}
+
+    def routes(self, slug: str) -> list[tuple[Parent, ...]]:
+        """Return every path from the root to ``slug``, each as its steps (question, answer).
+
+        The number of paths can grow exponentially with depth: this is for people and tests, `reach` for numbers.
+        """
+        if slug == self.first:
+            return [()]
+        return [(*route, way) for way in self.parents[self[slug].slug] for route in self.routes(way.question)]
+
+    def reach(self, fractions: Mapping[str, Float[np.ndarray, "*batch answer"]]) -> dict[str, np.ndarray]:
+        """Return, per question, the share of volunteers who get there, of shape ``batch`` (unit: 1).
+
+        The sum over every path from the root of the product of the answer fractions on it, computed in one
+        topological pass. ``fractions`` holds, per question, an array whose last axis is the answers.
+        """
+        some = np.asarray(fractions[self.first])
+        share = {self.first: np.ones(some.shape[:-1], dtype=some.dtype)}
+        for slug in self.topological_order[1:]:
+            share[slug] = sum(
+                (
+                    share[way.question]
+                    if way.answer is None
+                    else share[way.question]
+                    * np.asarray(fractions[way.question])[..., self[way.question].answer_slugs.index(way.answer)]
+                )
+                for way in self.parents[slug]
+            )
+        return {slug: share[slug] for slug in self.slugs}
+
+    # ---- files -------------------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """Return the tree as JSON that `from_json` reads back to an equal tree; defaults are left out."""
+        return json.dumps(self.model_dump(exclude_defaults=True), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "the tree") -> DecisionTree:
+        """Parse and validate; ``where`` names the source in errors.
+
+        Raises GreenpeaError naming the question at fault and the remedy.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise GreenpeaError(
+                f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+            ) from error
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise GreenpeaError(_explain(error, values, where)) from error
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> DecisionTree:
+        """Return a tree shipped with Greenpea by name (`shipped`), or from a JSON file."""
+        if str(name_or_path) in shipped():
+            file = resources.files("greenpea") / "trees" / f"{name_or_path}.json"
+            return cls.from_json(file.read_text(encoding="utf-8"), f"tree {name_or_path!r}")
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise GreenpeaError(
+                f"no tree {str(name_or_path)!r}{did_you_mean(str(name_or_path), shipped())}: "
+                f"give the path of a JSON file, or one of the shipped trees: {', '.join(shipped())}"
+            )
+        return cls.from_json(path.read_text(encoding="utf-8-sig"), str(path))
+
+
+def shipped() -> tuple[str, ...]:
+    """Return the names of the trees that come with Greenpea."""
+    folder = resources.files("greenpea") / "trees"
+    return tuple(sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".json")))
+
+
+def _explain(error: ValidationError, values: Any, where: str) -> str:
+    """Turn pydantic's report into one line per fault that names the question it is in."""
+    lines = []
+    for fault in error.errors()[:5]:
+        place = _place(fault["loc"], values)
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            key = str(fault["loc"][-1])
+            known = {**DecisionTree.model_fields, **Question.model_fields, **Answer.model_fields}
+            message = f"unknown key {key!r}{did_you_mean(key, known)}"
+        elif fault["type"] == "missing":
+            message = f"the key {fault['loc'][-1]!r} is missing"
+        lines.append(f"{where}: {place}{message}")
+    return "\n".join(lines)
+
+
+def _place(location: tuple[int | str, ...], values: Any) -> str:
+    """Return ``"question 'bar', answer 'weak': "`` for a pydantic location, as far as slugs are known."""
+    words = []
+    for key in location:
+        values = values[key] if isinstance(values, list | dict) and _has(values, key) else None
+        if isinstance(key, int) and isinstance(values, dict):
+            kind = "question" if not words else "answer"
+            words.append(f"{kind} {values.get('slug', f'number {key + 1}')!r}")
+    return ", ".join(words) + ": " if words else ""
+
+
+def _has(values: Any, key: int | str) -> bool:
+    return key in values if isinstance(values, dict) else isinstance(key, int) and key < len(values)
