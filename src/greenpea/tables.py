@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv as python_csv
 import gzip
 import io
+import re
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +19,27 @@ import pyarrow.parquet as pq
 
 from greenpea.errors import GreenpeaError, did_you_mean
 
-ID_COLUMNS = ("subject_id", "id", "id_str", "subject", "objid", "dr7objid", "iauname", "name", "galaxy_id", "galaxy")
+ID_COLUMNS = (
+    "subject_id",
+    "id",
+    "id_str",
+    "subject",
+    "objid",
+    "dr7objid",
+    "iauname",
+    "name",
+    "galaxy_id",
+    "galaxy",
+)
+WHOLE_FLOAT = re.compile(r"\d+\.0")
 
 
-def read_table(path: str | Path) -> pa.Table:
+def read_table(path: str | Path, text_columns: Collection[str] = ()) -> pa.Table:
     """Read a CSV, gzipped CSV or Parquet table, chosen by the file's name.
 
-    A byte-order mark, Latin-1 text and unnamed index columns are survived. Identifiers of up to 19 digits
-    keep every digit (they are never read as floating point). Raises GreenpeaError naming the file.
+    A byte-order mark, Latin-1 text and unnamed index columns are survived. Columns with one of the usual
+    names of identifiers, and ``text_columns``, are read as text: every digit and leading zero is kept.
+    Raises GreenpeaError naming the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -33,13 +49,13 @@ def read_table(path: str | Path) -> pa.Table:
         if name.endswith((".parquet", ".pq")):
             return pq.read_table(path)
         if name.endswith((".csv", ".csv.gz", ".txt", ".tsv")):
-            return _read_csv(path, delimiter="\t" if name.endswith(".tsv") else ",")
-    except (pa.ArrowException, OSError, EOFError) as error:
+            return _read_csv(path, "\t" if name.endswith(".tsv") else ",", text_columns)
+    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
         raise GreenpeaError(f"{path} cannot be read as a table: {error}") from error
     raise GreenpeaError(f"{path}: tables are CSV (.csv, .csv.gz, .tsv) or Parquet (.parquet)")
 
 
-def _read_csv(path: Path, delimiter: str) -> pa.Table:
+def _read_csv(path: Path, delimiter: str, text_columns: Collection[str]) -> pa.Table:
     raw = path.read_bytes()
     if path.name.lower().endswith(".gz"):
         raw = gzip.decompress(raw)
@@ -53,13 +69,25 @@ def _read_csv(path: Path, delimiter: str) -> pa.Table:
         io.BytesIO(text.encode()),
         read_options=csv.ReadOptions(block_size=1 << 26),
         parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=["", "NA", "NaN", "nan", "null"]),
+        convert_options=csv.ConvertOptions(
+            strings_can_be_null=True,
+            null_values=["", "NA", "NaN", "nan", "null"],
+            column_types={
+                name: pa.string()
+                for name in _header(text, delimiter)
+                if name in text_columns or name.lower() in ID_COLUMNS
+            },
+        ),
     )
     named = [name or f"column_{index + 1}" for index, name in enumerate(table.column_names)]
     twice = [name for name, count in Counter(named).items() if count > 1]
     if twice:
         raise GreenpeaError(f"{path} has the column {twice[0]!r} more than once: rename one")
     return table.rename_columns(named)
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    return next(python_csv.reader(io.StringIO(text), delimiter=delimiter))
 
 
 def find_column(names: Sequence[str], wanted: str | None, usual: Sequence[str], what: str, where: str) -> str:
@@ -82,15 +110,23 @@ def find_id_column(names: Sequence[str], wanted: str | None, where: str) -> str:
 
 
 def column_as_strings(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a column as an object array of str; a missing value becomes the empty string."""
+    """Return a column as an object array of str; a missing value becomes the empty string.
+
+    Whole numbers that went through floating point on their way ("123.0") lose their ".0".
+    """
     if pa.types.is_floating(column.type):
         column = pc.cast(column, pa.int64(), safe=False) if _all_whole(column) else column
-    return np.asarray(pc.fill_null(pc.cast(column, pa.string()), "").to_pylist(), dtype=object)
+    texts = [text.strip() for text in pc.fill_null(pc.cast(column, pa.string()), "").to_pylist()]
+    if all(WHOLE_FLOAT.fullmatch(text) for text in texts if text):
+        texts = [text.removesuffix(".0") for text in texts]
+    return np.asarray(texts, dtype=object)
 
 
 def _all_whole(column: pa.ChunkedArray) -> bool:
     values = column.to_numpy()
-    return bool(np.all(np.isfinite(values)) and np.all(values == np.floor(values)) and np.all(np.abs(values) < 2**53))
+    return bool(
+        np.all(np.isfinite(values)) and np.all(values == np.floor(values)) and np.all(np.abs(values) < 2**53)
+    )
 
 
 def refuse_duplicates(subject_ids: np.ndarray, column: str, where: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -17,22 +18,34 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from greenpea.errors import GreenpeaError, did_you_mean
 
 SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+# "<question>_reached" stands beside the "<question>_<answer>" counts in vote tables.
+RESERVED = frozenset({"reached", "total-votes"})
 
 
 def slugify(text: str) -> str:
     """Return ``text`` as a slug: lower-case ASCII words joined by hyphens (``"Can't tell"`` → ``cant-tell``)."""
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower().replace("'", "").replace("’", ""))
+    letters = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    words = re.sub(r"[^a-z0-9]+", "-", letters.replace("'", "").replace("’", ""))
     return words.strip("-")
 
 
 def _check_slug(slug: str) -> str:
     if not SLUG.fullmatch(slug):
-        raise ValueError(f"{slug!r} is not a slug: use lower-case words joined by hyphens, such as {slugify(slug)!r}")
+        example = slugify(slug) or "how-rounded"
+        raise ValueError(f"{slug!r} is not a slug: use lower-case words joined by hyphens, such as {example!r}")
     return slug
 
 
@@ -81,6 +94,10 @@ class Question(_Part):
         if len(set(slugs)) < len(slugs):
             twice = sorted({slug for slug in slugs if slugs.count(slug) > 1})
             raise ValueError(f"question {self.slug!r} offers the answer {twice[0]!r} more than once: rename one")
+        for slug in RESERVED & set(slugs):
+            raise ValueError(
+                f"question {self.slug!r} has an answer {slug!r}, the name of a column of vote tables: rename it"
+            )
         if self.kind == "single" and len(slugs) < 2:
             raise ValueError(
                 f"question {self.slug!r} offers one answer only: add another, or make its kind 'multiple'"
@@ -88,7 +105,9 @@ class Question(_Part):
         if self.kind == "single" and self.next is not None:
             raise ValueError(f"question {self.slug!r} is 'single': move its 'next' to each of its answers")
         if self.kind == "multiple" and any(answer.next for answer in self.answers):
-            raise ValueError(f"question {self.slug!r} is 'multiple': put one 'next' on the question, not on answers")
+            raise ValueError(
+                f"question {self.slug!r} is 'multiple': put one 'next' on the question, not on answers"
+            )
         return self
 
     @property
@@ -127,9 +146,15 @@ class DecisionTree(_Part):
     @model_validator(mode="before")
     @classmethod
     def _first_by_default(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("first") and values.get("questions"):
-            head = values["questions"][0]
-            values = values | {"first": head.slug if isinstance(head, Question) else head.get("slug", "")}
+        if isinstance(values, DecisionTree):
+            return values
+        if not isinstance(values, dict):
+            raise ValueError("a tree is a JSON object with the keys 'name' and 'questions'")
+        questions = values.get("questions")
+        if isinstance(questions, list | tuple) and questions and not values.get("first"):
+            head = questions[0]
+            slug = head.get("slug", "") if isinstance(head, dict) else getattr(head, "slug", "")
+            values = values | {"first": slug}
         return values
 
     @model_validator(mode="after")
@@ -144,12 +169,13 @@ class DecisionTree(_Part):
             for follower in sorted(question.followers - set(slugs)):
                 raise ValueError(
                     f"question {question.slug!r} leads to {follower!r}, which does not exist"
-                    f"{did_you_mean(follower, slugs)}"
+                    f"{did_you_mean(follower, slugs) or ': add it, or remove this next'}"
                 )
         try:
             order = self._sort()
         except CycleError as error:
-            raise ValueError(f"the tree goes round in a circle: {' → '.join(reversed(error.args[1]))}") from error
+            circle = " → ".join(error.args[1])
+            raise ValueError(f"the tree goes round in a circle: {circle}; remove one of these 'next'") from error
         reached: set[str] = {self.first}
         for slug in order:
             if slug in reached:
@@ -157,7 +183,8 @@ class DecisionTree(_Part):
         lost = [slug for slug in slugs if slug not in reached]
         if lost:
             raise ValueError(
-                f"no answer leads to {', '.join(map(repr, lost))}: give an answer this 'next', or remove the question"
+                f"no answer leads to {', '.join(map(repr, lost))}: give an answer this 'next', "
+                f"or remove the question"
             )
         return self
 
@@ -228,17 +255,17 @@ class DecisionTree(_Part):
         topological pass. ``fractions`` holds, per question, an array whose last axis is the answers.
         """
         some = np.asarray(fractions[self.first])
-        share = {self.first: np.ones(some.shape[:-1], dtype=some.dtype)}
+        share: dict[str, np.ndarray] = {self.first: np.ones(some.shape[:-1], dtype=some.dtype)}
+
+        def came(way: Parent) -> np.ndarray:
+            if way.answer is None:
+                return share[way.question]
+            answer = self[way.question].answer_slugs.index(way.answer)
+            given: np.ndarray = share[way.question] * np.asarray(fractions[way.question])[..., answer]
+            return given
+
         for slug in self.topological_order[1:]:
-            share[slug] = sum(
-                (
-                    share[way.question]
-                    if way.answer is None
-                    else share[way.question]
-                    * np.asarray(fractions[way.question])[..., self[way.question].answer_slugs.index(way.answer)]
-                )
-                for way in self.parents[slug]
-            )
+            share[slug] = sum(map(came, self.parents[slug]), start=np.zeros_like(share[self.first]))
         return {slug: share[slug] for slug in self.slugs}
 
     # ---- files -------------------------------------------------------------------------------------
@@ -276,7 +303,10 @@ class DecisionTree(_Part):
                 f"no tree {str(name_or_path)!r}{did_you_mean(str(name_or_path), shipped())}: "
                 f"give the path of a JSON file, or one of the shipped trees: {', '.join(shipped())}"
             )
-        return cls.from_json(path.read_text(encoding="utf-8-sig"), str(path))
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8-sig"), str(path))
+        except UnicodeDecodeError as error:
+            raise GreenpeaError(f"{path} is not UTF-8 text: save it as UTF-8") from error
 
 
 def shipped() -> tuple[str, ...]:
@@ -294,23 +324,29 @@ def _explain(error: ValidationError, values: Any, where: str) -> str:
         if fault["type"] == "extra_forbidden":
             key = str(fault["loc"][-1])
             known = {**DecisionTree.model_fields, **Question.model_fields, **Answer.model_fields}
-            message = f"unknown key {key!r}{did_you_mean(key, known)}"
+            message = f"unknown key {key!r}{did_you_mean(key, known) or ': remove it'}"
         elif fault["type"] == "missing":
-            message = f"the key {fault['loc'][-1]!r} is missing"
+            message = f"the key {fault['loc'][-1]!r} is missing: add it"
+        elif fault["type"] == "too_short":
+            if fault["input"]:  # pydantic counts the valid ones only, and has reported the others already
+                continue
+            message = f"{fault['loc'][-1]!r} is empty: list at least one"
         lines.append(f"{where}: {place}{message}")
     return "\n".join(lines)
 
 
 def _place(location: tuple[int | str, ...], values: Any) -> str:
     """Return ``"question 'bar', answer 'weak': "`` for a pydantic location, as far as slugs are known."""
-    words = []
+    words: list[str] = []
     for key in location:
-        values = values[key] if isinstance(values, list | dict) and _has(values, key) else None
+        values = _item(values, key)
         if isinstance(key, int) and isinstance(values, dict):
             kind = "question" if not words else "answer"
             words.append(f"{kind} {values.get('slug', f'number {key + 1}')!r}")
     return ", ".join(words) + ": " if words else ""
 
 
-def _has(values: Any, key: int | str) -> bool:
-    return key in values if isinstance(values, dict) else isinstance(key, int) and key < len(values)
+def _item(values: Any, key: int | str) -> Any:
+    if isinstance(values, dict):
+        return values.get(key)
+    return values[key] if isinstance(values, list) and isinstance(key, int) and key < len(values) else None

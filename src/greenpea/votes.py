@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ Mapped = Mapping[str, Mapping[str, str]]  # question → answer (or "reached") �
 # it is, by 1–2 votes. Beyond both of these bounds a table is broken rather than untidy.
 EXCESS_VOTES = 3
 EXCESS_SHARE = 0.10
+MOST_VOTES = 2**53  # beyond it a float no longer holds every whole number
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,11 @@ class Votes:
         return len(self.subject_ids)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Votes) or self.tree != other.tree or self.effective.keys() != other.effective.keys():
+        if (
+            not isinstance(other, Votes)
+            or self.tree != other.tree
+            or self.effective.keys() != other.effective.keys()
+        ):
             return NotImplemented if not isinstance(other, Votes) else False
         return np.array_equal(self.subject_ids, other.subject_ids) and all(
             np.array_equal(mine[slug], theirs[slug])
@@ -107,6 +113,7 @@ class Votes:
     def select(self, rows: np.ndarray | Sequence[int]) -> Votes:
         """Return the votes of some subjects, by index or boolean mask, in that order."""
         rows = np.asarray(rows)
+        rows = rows if rows.size else rows.astype(np.int64)
         return Votes(
             tree=self.tree,
             subject_ids=self.subject_ids[rows],
@@ -136,7 +143,8 @@ class Votes:
     @property
     def total(self) -> Int[np.ndarray, " subject"]:
         """Replies per subject: how many volunteers answered each question, summed over the questions."""
-        return np.sum(list(self.reached.values()), axis=0)
+        replies: np.ndarray = np.sum(list(self.reached.values()), axis=0)
+        return replies
 
     # ---- consistency -------------------------------------------------------------------------------
 
@@ -150,18 +158,23 @@ class Votes:
         for slug, ways in self.tree.parents.items():
             if not ways or not {way.question for way in ways} <= recorded:
                 continue
-            possible = np.zeros(len(self), np.int64)
-            for way in ways:
-                if way.answer is None:
-                    possible += self.reached[way.question]
-                else:
-                    column = self.tree[way.question].answer_slugs.index(way.answer)
-                    possible += self.counts[way.question][:, column]
-            for row in np.flatnonzero(self.reached[slug] > possible):
-                found.append(
-                    Excess(str(self.subject_ids[row]), int(row), slug, int(self.reached[slug][row]), int(possible[row]))
-                )
+            reached, possible = self.reached[slug], self.arriving(slug)
+            found += [
+                Excess(str(self.subject_ids[row]), int(row), slug, int(reached[row]), int(possible[row]))
+                for row in np.flatnonzero(reached > possible)
+            ]
         return found
+
+    def arriving(self, question: str) -> Int[np.ndarray, " subject"]:
+        """Return how many volunteers gave an answer that leads to ``question``; 0 for the first question."""
+        possible = np.zeros(len(self), np.int64)
+        for way in self.tree.parents[question]:
+            if way.answer is None:
+                possible += self.reached[way.question]
+            else:
+                column = self.tree[way.question].answer_slugs.index(way.answer)
+                possible += self.counts[way.question][:, column]
+        return possible
 
     # ---- tables ------------------------------------------------------------------------------------
 
@@ -191,19 +204,21 @@ class Votes:
         Blank cells mean that nobody was asked. Raises GreenpeaError, naming the row (the header is row 1)
         and the column, on counts that are negative or not whole, and on `Excess.impossible` rows.
         """
-        mapped = find_columns(table.column_names, tree) if columns is None else _check_mapping(columns, table, tree)
+        mapped = (
+            find_columns(table.column_names, tree) if columns is None else _check_mapping(columns, table, tree)
+        )
         if not any(mapped.values()):
             raise GreenpeaError(_no_columns(table.column_names, tree, where))
         votes = cls.empty(tree, [str(subject) for subject in subject_ids])
         effective: dict[str, np.ndarray] = {}
-        for question in tree.questions:
-            found = mapped.get(question.slug, {})
+        for slug in tree.topological_order:  # `reached` of a child may be filled from the counts of its parents
+            question, found = tree[slug], mapped.get(slug, {})
             if not found:
                 continue
             for index, answer in enumerate(question.answer_slugs):
                 if answer in found:
                     votes.counts[question.slug][:, index] = _whole_numbers(table, found[answer], where)
-            weights = _weights(table, question, found)
+            weights = _weights(table, question, found, where)
             if weights is not None:
                 effective[question.slug] = weights
             _fill_reached(votes, question, table, found, where)
@@ -214,7 +229,9 @@ class Votes:
     def _refuse_impossible(self, where: str) -> None:
         for question in self.tree.questions:
             if question.kind == "multiple":
-                over = np.flatnonzero((self.counts[question.slug] > self.reached[question.slug][:, None]).any(axis=1))
+                over = np.flatnonzero(
+                    (self.counts[question.slug] > self.reached[question.slug][:, None]).any(axis=1)
+                )
                 if len(over):
                     raise GreenpeaError(
                         f"{where}, row {over[0] + 2} (subject {self.subject_ids[over[0]]!r}): an answer to "
@@ -225,8 +242,8 @@ class Votes:
         if broken:
             first = broken[0]
             raise GreenpeaError(
-                f"{where}, row {first.row + 2} (subject {first.subject_id!r}): {first.reached} volunteers answered "
-                f"{first.question!r}, but only {first.possible} gave an answer that leads to it"
+                f"{where}, row {first.row + 2} (subject {first.subject_id!r}): {first.reached} volunteers "
+                f"answered {first.question!r}, but only {first.possible} gave an answer that leads to it"
                 f"{f' ({len(broken) - 1} more such places)' if len(broken) > 1 else ''}; is the tree "
                 f"{self.tree.name!r} the one these votes were cast on? Otherwise correct or remove the row"
             )
@@ -236,7 +253,7 @@ def read_votes(
     path: str | Path, tree: DecisionTree, id_column: str | None = None, columns: Mapped | None = None
 ) -> Votes:
     """Read a CSV (plain or gzipped) or Parquet table of counts; see `Votes.from_table` for what is refused."""
-    table = read_table(path)
+    table = read_table(path, text_columns=(id_column,) if id_column else ())
     where = Path(path).name
     id_column = find_id_column(table.column_names, id_column, where)
     subject_ids = column_as_strings(table[id_column])
@@ -257,34 +274,45 @@ def find_columns(names: Iterable[str], tree: DecisionTree) -> dict[str, dict[str
     (``smooth-or-featured_smooth``, hyphens or underscores, with ``_total-votes`` or ``_reached``), the
     latter also behind a prefix (``decals_smooth-or-featured_smooth``). By slug, never by answer index.
     """
+    names = list(names)
     gz2: dict[tuple[str, str], str] = {}
-    plain: dict[str, str] = {}
     for name in names:
         if match := GZ2_COLUMN.fullmatch(name.lower()):
             gz2.setdefault((slugify(match["question"]), slugify(match["answer"])), name)
-        plain.setdefault(slugify(name), name)
+    plain = _PlainColumns(names, tree)
     found: dict[str, dict[str, str]] = {}
     for question in tree.questions:
         columns: dict[str, str] = {}
         for answer in question.answer_slugs:
-            name = gz2.get((question.slug, answer)) or _plain_or_prefixed(f"{question.slug}-{answer}", plain)
-            if name:
-                columns[answer] = name
+            if counts := gz2.get((question.slug, answer)) or plain.find(question.slug, answer):
+                columns[answer] = counts
         if columns:
             for word in REACHED:
-                if name := _plain_or_prefixed(f"{question.slug}-{slugify(word)}", plain):
-                    columns["reached"] = name
+                if reached := plain.find(question.slug, word):
+                    columns["reached"] = reached
                     break
         found[question.slug] = columns
     return found
 
 
-def _plain_or_prefixed(wanted: str, plain: Mapping[str, str]) -> str | None:
-    if wanted in plain:
-        return plain[wanted]
-    # One prefix word, such as a survey's name; never a part of a longer question's slug seen elsewhere.
-    prefixed = [slug for slug in plain if slug.partition("-")[2] == wanted]
-    return plain[prefixed[0]] if len(prefixed) == 1 else None
+class _PlainColumns:
+    """Columns named ``<question>_<answer>``: so written, with other hyphens, or behind one prefix word."""
+
+    def __init__(self, names: Sequence[str], tree: DecisionTree) -> None:
+        self.exact = {name.lower(): name for name in reversed(names)}
+        # Read without the underscore, "a-b_c" is also "a_b-c": what is written exactly belongs to one question.
+        words = [(q.slug, word) for q in tree.questions for word in (*q.answer_slugs, *REACHED)]
+        taken = {f"{question}_{word}" for question, word in words}
+        self.slugged = {slugify(name): name for name in reversed(names) if name.lower() not in taken}
+        self.wanted = {f"{question}-{slugify(word)}" for question, word in words}
+
+    def find(self, question: str, word: str) -> str | None:
+        wanted = f"{question}-{slugify(word)}"
+        if name := self.exact.get(f"{question}_{word}") or self.slugged.get(wanted):
+            return name
+        # A prefix such as a survey's name; never the first word of another question's slug.
+        prefixed = [s for s in self.slugged if s.partition("-")[2] == wanted and s not in self.wanted]
+        return self.slugged[prefixed[0]] if len(prefixed) == 1 else None
 
 
 def _check_mapping(columns: Mapped, table: pa.Table, tree: DecisionTree) -> dict[str, dict[str, str]]:
@@ -311,12 +339,8 @@ def _no_columns(names: Sequence[str], tree: DecisionTree, where: str) -> str:
 
 
 def _whole_numbers(table: pa.Table, column: str, where: str) -> Int[np.ndarray, " subject"]:
-    try:
-        values = pc.cast(table[column], pa.float64()).to_numpy()
-    except pa.ArrowInvalid as error:
-        raise GreenpeaError(f"{where}, column {column!r}: not a number: {error}") from error
-    values = np.where(np.isnan(values), 0.0, values)
-    wrong = np.flatnonzero((values < 0) | (values != np.floor(values)))
+    values = _numbers(table, column, where)
+    wrong = np.flatnonzero((values < 0) | (values != np.floor(values)) | (values > MOST_VOTES))
     if len(wrong):
         row, value = int(wrong[0]), values[wrong[0]]
         remedy = (
@@ -328,18 +352,35 @@ def _whole_numbers(table: pa.Table, column: str, where: str) -> Int[np.ndarray, 
     return values.astype(np.int64)
 
 
+def _numbers(table: pa.Table, column: str, where: str) -> Float[np.ndarray, " subject"]:
+    """Return a column as numbers, blank cells as 0."""
+    try:
+        values = pc.cast(table[column], pa.float64()).to_numpy()
+    except pa.ArrowException:  # it does not say which row
+        cells = enumerate(table[column].to_pylist())
+        values = np.array([_number(cell, f"{where}, row {row + 2}, column {column!r}") for row, cell in cells])
+    return np.where(np.isnan(values), 0.0, values)
+
+
+def _number(cell: Any, where: str) -> float:
+    try:
+        return float("nan") if cell is None else float(cell)
+    except (TypeError, ValueError):
+        raise GreenpeaError(
+            f"{where}: {str(cell)!r} is not a number; correct it, or leave the cell blank where nobody was asked"
+        ) from None
+
+
 def _weights(
-    table: pa.Table, question: Question, found: Mapping[str, str]
+    table: pa.Table, question: Question, found: Mapping[str, str], where: str
 ) -> Float[np.ndarray, "subject answer"] | None:
     names = [f"{found.get(answer, '').removesuffix('_count')}_weight" for answer in question.answer_slugs]
     if not all(name in table.column_names for name in names):
         return None
-    return np.stack([np.nan_to_num(pc.cast(table[name], pa.float64()).to_numpy()) for name in names], axis=1)
+    return np.stack([_numbers(table, name, where) for name in names], axis=1)
 
 
-def _fill_reached(
-    votes: Votes, question: Question, table: pa.Table, found: Mapping[str, str], where: str
-) -> None:
+def _fill_reached(votes: Votes, question: Question, table: pa.Table, found: Mapping[str, str], where: str) -> None:
     """Single: the sum of the counts. Multiple: its own column, else everybody who came to the question."""
     slug = question.slug
     if question.kind == "single":
@@ -347,11 +388,5 @@ def _fill_reached(
     elif "reached" in found:
         votes.reached[slug][:] = _whole_numbers(table, found["reached"], where)
     else:
-        for way in votes.tree.parents[slug]:
-            parent = votes.tree[way.question]
-            votes.reached[slug][:] += (
-                votes.reached[way.question]
-                if way.answer is None
-                else votes.counts[way.question][:, parent.answer_slugs.index(way.answer)]
-            )
+        votes.reached[slug][:] = votes.arriving(slug)
         np.maximum(votes.reached[slug], votes.counts[slug].max(axis=1), out=votes.reached[slug])

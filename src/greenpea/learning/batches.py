@@ -1,0 +1,122 @@
+"""Batches of images: normalised, and seen from another side each time.
+
+Augmentation works on the whole batch: one affine map an image, so that flips, rotations, crops and shifts
+together cost one interpolation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+Orientation = Literal["any", "upright"]
+
+
+class Augmentation(BaseModel):
+    """How images are varied in training.
+
+    ``any`` orientation: the sky has no up, so every rotation and mirror image is as likely. ``upright``: mirror
+    left and right only. ``zoom`` and ``shift`` are the largest relative change of scale and of position (in
+    image widths).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    orientation: Orientation = "any"
+    mirror: bool = True
+    zoom: float = Field(0.1, ge=0, lt=1)
+    shift: float = Field(0.06, ge=0, lt=0.5)
+    erase: float = Field(0.0, ge=0, le=1, description="share of images in which one square is blanked")
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Return images as float32 in channels-last memory; 8-bit ones divided by 255."""
+    scaled = images.float() / 255.0 if images.dtype == torch.uint8 else images.float()
+    return scaled.contiguous(memory_format=torch.channels_last)
+
+
+def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """Return every image [batch, channel, y, x] mapped by a random affine transformation of its own."""
+    theta = _affine(len(images), how, generator)
+    grid = affine_grid(theta, list(images.shape), align_corners=False)
+    moved = grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    if how.erase:
+        moved = _erase(moved, how.erase, generator)
+    return moved.contiguous(memory_format=torch.channels_last)
+
+
+def _affine(count: int, how: Augmentation, generator: torch.Generator) -> Tensor:
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    angle = uniform(-math.pi, math.pi) if how.orientation == "any" else torch.zeros(count)
+    scale = torch.exp(uniform(-1, 1) * math.log1p(how.zoom))
+    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0) if how.mirror else torch.ones(count)
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    move = [uniform(-2 * how.shift, 2 * how.shift) for _ in range(2)]  # the grid spans [−1, 1]
+    rows = [cosine * mirror, -sine, move[0], sine * mirror, cosine, move[1]]
+    return torch.stack(rows, dim=1).reshape(count, 2, 3)
+
+
+def _erase(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Blank one square, a quarter to a half of the width, in a share of the images (DeVries & Taylor 2017)."""
+    count, _, height, width = images.shape
+    side = (0.25 + 0.25 * torch.rand(count, 1, generator=generator)) * width
+    centre = torch.rand(count, 2, generator=generator) * torch.tensor([height, width])
+    y = (torch.arange(height) - centre[:, :1]).abs() < side / 2
+    x = (torch.arange(width) - centre[:, 1:]).abs() < side / 2
+    hit = torch.rand(count, 1, 1, generator=generator) < share
+    mask = (y[:, :, None] & x[:, None, :] & hit)[:, None]
+    return torch.where(mask, images.mean(dim=(2, 3), keepdim=True), images)
+
+
+class ImageBatches:
+    """Images and targets in random order, augmented anew in each epoch; the same for the same seed."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        targets: Tensor,
+        batch_size: int,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.images, self.targets = images, targets
+        self.batch_size, self.augmentation = batch_size, augmentation
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        # A last, smaller batch of one or two images would upset batch normalisation.
+        whole, rest = divmod(len(self.images), self.batch_size)
+        return max(1, whole + (rest >= self.batch_size / 2))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.images), generator=self.generator)
+        for batch in range(len(self)):
+            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            images = to_unit(torch.from_numpy(self.images[rows.numpy()]))
+            if self.augmentation is not None:
+                images = augment(images, self.augmentation, self.generator)
+            yield images, self.targets[rows]
+
+
+class PlainBatches:
+    """Images and targets in order, all of them, unchanged: for judging."""
+
+    def __init__(self, images: np.ndarray, targets: Tensor, batch_size: int) -> None:
+        self.images, self.targets, self.batch_size = images, targets, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self.images), self.batch_size):
+            stop = start + self.batch_size
+            yield to_unit(torch.from_numpy(self.images[start:stop])), self.targets[start:stop]

@@ -1,0 +1,76 @@
+"""Encoders: image → embedding. Built of `nn.Module`s only, the residual sum included, so that hooks see all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from greenpea.errors import GreenpeaError
+
+DEFAULT = "residual"
+
+
+class Sum(nn.Module):
+    """The residual sum, as a module of its own."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut (He+2016); the shortcut averages where the block halves."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+        # An identity block begins as the identity, which lets short training runs start well (Goyal+2017).
+        nn.init.zeros_(self.body[-1].weight)
+        shortcut: list[nn.Module] = [nn.AvgPool2d(stride)] if stride > 1 else []
+        if channels_in != channels_out:
+            shortcut += [nn.Conv2d(channels_in, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)]
+        self.shortcut = nn.Sequential(*shortcut)
+        self.sum = Sum()
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.sum(self.body(x), self.shortcut(x)))
+
+
+class ResidualEncoder(nn.Module):
+    """A compact residual network for small images on ordinary processors.
+
+    Four stages of ``width`` × (1, 2, 4, 8) channels. The stem halves images larger than 40 pixels, so that a
+    64-pixel image costs what a 32-pixel one does. Input: [batch, channel, y, x] in [0, 1]; output: the
+    embedding, [batch, 8 × width].
+    """
+
+    def __init__(self, channels: int = 3, size: int = 64, width: int = 24, blocks: tuple[int, ...] = (1, 1, 1, 1)) -> None:
+        super().__init__()
+        widths = [width * 2**stage for stage in range(len(blocks))]
+        self.embedding_size = widths[-1]
+        stem_stride = 2 if size > 40 else 1
+        layers: list[nn.Module] = [
+            nn.BatchNorm2d(channels, affine=False),  # learns the images' own mean and scale
+            nn.Conv2d(channels, width, 3, stem_stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ]
+        before = width
+        for stage, (after, count) in enumerate(zip(widths, blocks, strict=True)):
+            for index in range(count):
+                layers.append(ResidualBlock(before, after, 2 if stage and not index else 1))
+                before = after
+        self.layers = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.flatten(self.pool(self.layers(images)))

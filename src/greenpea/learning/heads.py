@@ -1,0 +1,141 @@
+"""Heads: embedding → a distribution of votes for every question, linear in the embedding.
+
+A head is one matrix of weights [embedding + 1, output], its last row the bias. Draws of it are one array
+[draw, embedding + 1, output]: applying all draws to a batch is one product, and the encoder runs once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from greenpea.calibration import constant
+from greenpea.learning.likelihood import log_likelihood
+from greenpea.posterior import Posterior
+from greenpea.tree import DecisionTree
+from greenpea.votes import Votes
+
+Likelihood = Literal["dirichlet-multinomial", "multinomial"]
+
+# ln s is kept in bounds where s is a concentration: from far below one vote's worth to a sharp multinomial.
+LOG_CONCENTRATION = (-6.0, 14.0)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which outputs belong to which question, and what they mean.
+
+    Per ``single`` question: one logit an answer, then, for Dirichlet–multinomial, the log of the
+    concentration s (α = s·softmax). Per ``multiple`` question: one logit an answer, then one log s an answer.
+    """
+
+    tree: DecisionTree
+    likelihood: Likelihood = "dirichlet-multinomial"
+
+    @property
+    def spread(self) -> bool:
+        """Whether the likelihood has concentrations."""
+        return self.likelihood == "dirichlet-multinomial"
+
+    def family(self, slug: str) -> str:
+        """Return the posterior's family for a question."""
+        if self.tree[slug].kind == "single":
+            return self.likelihood
+        return "beta-binomial" if self.spread else "binomial"
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Question → its columns of the output."""
+        out, start = {}, 0
+        for question in self.tree.questions:
+            answers = len(question.answers)
+            extra = 0 if not self.spread else (1 if question.kind == "single" else answers)
+            out[question.slug] = slice(start, start + answers + extra)
+            start += answers + extra
+        return out
+
+    @property
+    def outputs(self) -> int:
+        return max(part.stop for part in self.slices.values())
+
+    def log_parameters(self, slug: str, outputs: Tensor) -> Tensor:
+        """Return one question's log-parameters from its own outputs [..., output].
+
+        ln α or ln f of shape [..., answer]; for ``multiple``, the pairs [..., answer, 2].
+        """
+        answers = len(self.tree[slug].answers)
+        logits, rest = outputs[..., :answers], outputs[..., answers:].clamp(*LOG_CONCENTRATION)
+        if self.tree[slug].kind == "single":
+            log_f = logits.log_softmax(-1)
+            return log_f + rest if self.spread else log_f
+        pairs = torch.stack([logsigmoid(logits), logsigmoid(-logits)], dim=-1)
+        return pairs + rest.unsqueeze(-1) if self.spread else pairs
+
+    def constant_bias(self, votes: Votes) -> Tensor:
+        """Return the outputs of the constant predictor fitted on ``votes``: where every head begins."""
+        posterior = constant(votes, ["any"])
+        parts = []
+        for question in self.tree.questions:
+            alpha = np.asarray(posterior.parameters[question.slug][0, 0])
+            if question.kind == "single":
+                logits, log_s = np.log(alpha / alpha.sum()), np.log(alpha.sum(keepdims=True))
+            else:
+                logits, log_s = np.log(alpha[:, 0] / alpha[:, 1]), np.log(alpha.sum(axis=1))
+            parts += [logits, log_s.clip(*LOG_CONCENTRATION)] if self.spread else [logits]
+        return torch.from_numpy(np.concatenate(parts)).float()
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Votes as one tensor [subject, counts of all answers, then reached of all questions] for batching."""
+
+    layout: Layout
+
+    def pack(self, votes: Votes) -> Tensor:
+        """Return the votes as float32, exact for counts below 2^24."""
+        counts = [votes.counts[slug] for slug in votes.tree.slugs]
+        reached = [votes.reached[slug][:, None] for slug in votes.tree.slugs]
+        return torch.from_numpy(np.concatenate([*counts, *reached], axis=1).astype(np.float32))
+
+    def log_likelihood(self, outputs: Tensor, packed: Tensor) -> dict[str, Tensor]:
+        """Return ln p(votes | outputs) per question, each of shape [subject]."""
+        values, start = {}, 0
+        questions = self.layout.tree.questions
+        for index, question in enumerate(questions):
+            answers = len(question.answers)
+            counts = packed[..., start : start + answers]
+            reached = packed[..., index - len(questions)]
+            parameters = self.layout.log_parameters(question.slug, outputs[..., self.layout.slices[question.slug]])
+            values[question.slug] = log_likelihood(self.layout.family(question.slug), parameters, counts, reached)
+            start += answers
+        return values
+
+    def loss(self, outputs: Tensor, packed: Tensor) -> Tensor:
+        """Return the mean over subjects of −ln p(all of a subject's votes), in nats."""
+        total = sum(self.log_likelihood(outputs, packed).values(), torch.zeros((), dtype=torch.float64))
+        return -total.mean().float()
+
+
+def apply(weights: Tensor, embeddings: Tensor) -> Tensor:
+    """Return outputs [draw, subject, output] of every draw's weights on every embedding, in one product."""
+    draws, rows, outputs = weights.shape
+    flat = weights[:, :-1].permute(1, 0, 2).reshape(rows - 1, draws * outputs)
+    product = (embeddings @ flat).reshape(len(embeddings), draws, outputs)
+    return product.permute(1, 0, 2) + weights[:, -1:]
+
+
+def posterior(layout: Layout, outputs: Tensor, subject_ids: np.ndarray, distance: np.ndarray | None = None) -> Posterior:
+    """Return the posterior that outputs [draw, subject, output] stand for."""
+    parameters = {}
+    for question in layout.tree.questions:
+        values = layout.log_parameters(question.slug, outputs[..., layout.slices[question.slug]]).float().exp()
+        if layout.family(question.slug) == "binomial":
+            values = values[..., 0]
+        parameters[question.slug] = values.cpu().numpy()
+    families = {slug: layout.family(slug) for slug in layout.tree.slugs}
+    return Posterior(layout.tree, subject_ids, families, parameters, distance)
