@@ -186,10 +186,10 @@ def _cells(
     k = np.arange(votes + 1)
     misses = reached[..., None] - counts
     if family == "multinomial":
-        return xlogy(k, posterior.fractions(question)[..., None]), counts, np.ones(answers)
+        return _powers(posterior.fractions(question), k), counts, np.ones(answers)
     if family == "binomial":
-        f = posterior.fractions(question)[..., None]
-        tables = np.concatenate([xlogy(k, f), xlogy(k, 1 - f)], axis=2)
+        f = posterior.fractions(question)
+        tables = _powers(np.concatenate([f, 1 - f], axis=2), k)
         return tables, np.concatenate([counts, misses], axis=-1), np.ones(2 * answers)
     a, b = posterior.beta(question)
     if family == "beta-binomial":
@@ -199,6 +199,11 @@ def _cells(
     alpha = np.concatenate([a, a.sum(axis=-1, keepdims=True)], axis=-1)
     at = np.concatenate([counts, reached[..., None]], axis=-1)
     return _pochhammer_table(alpha, votes), at, np.array([1.0] * answers + [-1.0])
+
+
+def _powers(fractions: np.ndarray, k: np.ndarray) -> Float[np.ndarray, "*fractions k"]:
+    """Return k ln f; a fraction of 0 stays finite, since a one-hot multiplies what it does not look up by 0."""
+    return np.asarray(k * np.log(np.maximum(fractions, 1e-300))[..., None])
 
 
 def _pochhammer_table(alpha: np.ndarray, votes: int) -> Float[np.ndarray, "*alpha k"]:

@@ -31,6 +31,8 @@ from greenpea.errors import GreenpeaError
 from greenpea.tree import DecisionTree
 from greenpea.votes import Votes
 
+NEWTON_STEPS = 10  # of the search for a quantile, before it bisects
+
 FAMILIES = {
     "single": ("dirichlet-multinomial", "multinomial"),
     "multiple": ("beta-binomial", "binomial"),
@@ -332,28 +334,31 @@ def _mixture_quantile(
     variance: Float[np.ndarray, " cell"],
     tolerance: float,
 ) -> Float[np.ndarray, " cell"]:
-    """Solve mean_t I_x(a_t, b_t) = level for x: safeguarded Newton on the cells that are still open.
+    """Solve mean_t I_x(a_t, b_t) = level for x, on the cells that are still open.
 
-    Starts from the quantile of one Beta with the mixture's moments, whose bracket [0, 1] halves whenever
-    Newton would leave it.
+    Newton inside a bracket that starts as [0, 1]. No step is shorter than the tolerance: close to the root it
+    then lands on the other side, and the bracket itself proves the answer. Where the density is too spiky for
+    Newton, bisection takes over.
     """
     low, high = np.zeros_like(mean), np.ones_like(mean)
     x = np.clip(mean + np.sqrt(variance) * (2.0 * level - 1.0) * 1.7, mean * 0.05, 1 - (1 - mean) * 0.05)
     open_ = np.arange(len(mean))
     log_norm = betaln(a, b)
-    for _ in range(60):
+    for iteration in range(60):
         at, at_a, at_b = x[open_], a[:, open_], b[:, open_]
         error = betainc(at_a, at_b, at).mean(axis=0) - level
         low[open_] = np.where(error < 0, at, low[open_])
         high[open_] = np.where(error < 0, high[open_], at)
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            density = np.exp(xlogy(at_a - 1, at) + xlog1py(at_b - 1, -at) - log_norm[:, open_]).mean(axis=0)
-            proposed = at - error / density
         middle = 0.5 * (low[open_] + high[open_])
-        inside = np.isfinite(proposed) & (proposed > low[open_]) & (proposed < high[open_])
-        x[open_] = np.where(inside, proposed, middle)
-        settled = (np.abs(x[open_] - at) < tolerance) | (high[open_] - low[open_] < tolerance)
-        open_ = open_[~settled]
+        if iteration < NEWTON_STEPS:
+            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+                density = np.exp(xlogy(at_a - 1, at) + xlog1py(at_b - 1, -at) - log_norm[:, open_]).mean(axis=0)
+                step = np.maximum(np.abs(error / density), 0.9 * tolerance)
+                proposed = at - np.sign(error) * step
+            inside = np.isfinite(proposed) & (proposed > low[open_]) & (proposed < high[open_])
+            middle = np.where(inside, proposed, middle)
+        x[open_] = middle
+        open_ = open_[high[open_] - low[open_] > tolerance]
         if not len(open_):
             break
     return x

@@ -27,6 +27,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from greenpea.errors import GreenpeaError, did_you_mean
 
@@ -153,8 +154,8 @@ class DecisionTree(_Part):
         questions = values.get("questions")
         if isinstance(questions, list | tuple) and questions and not values.get("first"):
             head = questions[0]
-            slug = head.get("slug", "") if isinstance(head, dict) else getattr(head, "slug", "")
-            values = values | {"first": slug}
+            slug = head.get("slug") if isinstance(head, dict) else getattr(head, "slug", None)
+            values = values | ({"first": slug} if slug else {})
         return values
 
     @model_validator(mode="after")
@@ -317,22 +318,26 @@ def shipped() -> tuple[str, ...]:
 
 def _explain(error: ValidationError, values: Any, where: str) -> str:
     """Turn pydantic's report into one line per fault that names the question it is in."""
-    lines = []
-    for fault in error.errors()[:5]:
-        place = _place(fault["loc"], values)
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            key = str(fault["loc"][-1])
+    # It counts the valid parts only, so a list with a fault in it is "too short" as well.
+    faults = [fault for fault in error.errors() if fault["type"] != "too_short" or not fault["input"]]
+    return "\n".join(f"{where}: {_place(fault['loc'], values)}{_message(fault)}" for fault in faults[:5])
+
+
+def _message(fault: ErrorDetails) -> str:
+    key = str(fault["loc"][-1]) if fault["loc"] else ""
+    match fault["type"]:
+        case "extra_forbidden":
             known = {**DecisionTree.model_fields, **Question.model_fields, **Answer.model_fields}
-            message = f"unknown key {key!r}{did_you_mean(key, known) or ': remove it'}"
-        elif fault["type"] == "missing":
-            message = f"the key {fault['loc'][-1]!r} is missing: add it"
-        elif fault["type"] == "too_short":
-            if fault["input"]:  # pydantic counts the valid ones only, and has reported the others already
-                continue
-            message = f"{fault['loc'][-1]!r} is empty: list at least one"
-        lines.append(f"{where}: {place}{message}")
-    return "\n".join(lines)
+            return f"unknown key {key!r}{did_you_mean(key, known) or ': remove it'}"
+        case "missing":
+            return f"the key {key!r} is missing: add it"
+        case "too_short":
+            return f"{key!r} is empty: list at least one"
+        case "tuple_type":
+            return f"{key!r} must be a list"
+        case "model_type":
+            return f"{fault['input']!r} must be a JSON object with the key 'slug'"
+    return fault["msg"].removeprefix("Value error, ")
 
 
 def _place(location: tuple[int | str, ...], values: Any) -> str:

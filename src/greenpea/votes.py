@@ -216,7 +216,7 @@ class Votes:
             if not found:
                 continue
             for index, answer in enumerate(question.answer_slugs):
-                if answer in found:
+                if answer in found:  # a mapping may leave an answer out on purpose
                     votes.counts[question.slug][:, index] = _whole_numbers(table, found[answer], where)
             weights = _weights(table, question, found, where)
             if weights is not None:
@@ -273,8 +273,24 @@ def find_columns(names: Iterable[str], tree: DecisionTree) -> dict[str, dict[str
     Understands Galaxy Zoo 2 (``t01_smooth_or_features_a01_smooth_count``) and Galaxy Zoo DECaLS
     (``smooth-or-featured_smooth``, hyphens or underscores, with ``_total-votes`` or ``_reached``), the
     latter also behind a prefix (``decals_smooth-or-featured_smooth``). By slug, never by answer index.
+    A question of which some answers have no column is left out whole: counts without one of the choices
+    would be another question's. See `incomplete`.
     """
-    names = list(names)
+    found = _found(list(names), tree)
+    return {slug: {} if _missing(tree[slug], columns) else columns for slug, columns in found.items()}
+
+
+def incomplete(names: Iterable[str], tree: DecisionTree) -> dict[str, tuple[str, ...]]:
+    """Return question → the answers that have no column, for questions of which some answers have one."""
+    found = _found(list(names), tree)
+    return {slug: _missing(tree[slug], columns) for slug, columns in found.items() if _missing(tree[slug], columns)}
+
+
+def _missing(question: Question, columns: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(answer for answer in question.answer_slugs if columns and answer not in columns)
+
+
+def _found(names: Sequence[str], tree: DecisionTree) -> dict[str, dict[str, str]]:
     gz2: dict[tuple[str, str], str] = {}
     for name in names:
         if match := GZ2_COLUMN.fullmatch(name.lower()):

@@ -26,10 +26,10 @@ IMAGE = re.compile(r"!\[(?P<name>[^\]]*)\]\([^)]*\)")
 CSV_COLUMNS = ("version", "minor_version", "workflow_id", "display_name", "first_task", "tasks", "strings")
 SLUG_WORDS = 5
 # What a question can lose and still be told apart: "Is there any sign of a bar?" → "sign-bar".
-STOP_WORDS = frozenset(
+STOP_WORDS = (
     "a all also am an and any appear appears are as at be been being by can could did do does for from had has "
-    "have how-about i if in into is it its of on or please see so some than that the their them then there "
-    "these they this those through to was we were will with would you your".split()
+    "have i if in into is it its of on or please see so some than that the their them then there these they "
+    "this those through to was we were will with would you your"
 )
 
 
@@ -78,14 +78,11 @@ def workflow_versions(
     """
     path, names = Path(path), names or {}
     found = [_Version.read(record, path.name) for record in _records(path)]
-    chosen = [
-        one for one in found if workflow in (None, one.workflow_id) and version in (None, one.number)
-    ]  # fmt: skip
+    chosen = [v for v in found if workflow in (None, v.workflow_id) and version in (None, v.number)]
     if not chosen:
-        known = ", ".join(f"{one.workflow_id} version {one.number}" for one in found[:12]) or "none"
-        raise GreenpeaError(
-            f"{path.name} has no workflow {workflow or ''} version {version or ''}; it holds: {known}"
-        )
+        wanted = " ".join(filter(None, (workflow and f"workflow {workflow}", version and f"version {version}")))
+        held = ", ".join(f"workflow {v.workflow_id} version {v.number}" for v in found[:12]) or "none"
+        raise GreenpeaError(f"{path.name} has no {wanted or 'workflow'}; it holds: {held}")
     _check_names(names, chosen, path.name)
     return [_import(one, names) for one in chosen]
 
@@ -97,9 +94,9 @@ def question_slug(text: str) -> str:
     The text alone decides, so a later clause may be reworded between versions; ``""`` where there is no word.
     """
     clauses = re.split(r"[?!.,;:\n]+", _without_images(text))
-    for kept in (STOP_WORDS, frozenset[str]()):
+    for dropped in (["", *STOP_WORDS.split()], [""]):
         for clause in clauses:
-            words = [word for word in slugify(clause).split("-") if word and word not in kept]
+            words = [slug for slug in map(slugify, clause.split()) if slug not in dropped]
             if words:
                 return "-".join(words[:SLUG_WORDS])
     return ""
@@ -150,12 +147,15 @@ class _Version:
         number = _number(record)
         where = f"{file}: workflow {workflow_id}, version {number or 'unknown'}"
         tasks = _json_object(record.get("tasks"), "tasks", where)
-        for key, task in tasks.items():
-            if not isinstance(task, dict):
-                raise GreenpeaError(f"{where}: task {key} is not a JSON object: correct the file")
         if not tasks or not number:
-            lacking = "tasks" if number else "version number"
-            raise GreenpeaError(f"{where} has no {lacking}; export it from Zooniverse again")
+            raise GreenpeaError(
+                f"{where} has no {'tasks' if number else 'version number'}: "
+                f"give a workflow version as JSON, or Zooniverse's workflows.csv export"
+            )
+        for key, task in tasks.items():
+            parts = [task, *(task.get("answers") or [])] if isinstance(task, dict) else [task]
+            if not all(isinstance(part, dict) for part in parts):
+                raise GreenpeaError(f"{where}: task {key} and its answers must be JSON objects: correct the file")
         return cls(
             workflow_id=workflow_id,
             number=number,
@@ -195,7 +195,7 @@ class _Version:
         if kind not in ("single", "multiple"):
             return f"tasks of type {kind!r} have no fixed answers to count"
         if answers < (2 if kind == "single" else 1):
-            return f"it offers {answers} answers: nothing to choose"
+            return f"it has too few answers ({answers}) to choose between"
         return ""
 
     def question_after(self, task: str) -> str:
@@ -238,7 +238,7 @@ def _number(record: Mapping[str, Any]) -> str:
     """Return "28.30" from a version's two numbers, under the names that JSON and CSV have for them."""
     major = _present(record.get("major_number"), record.get("version"))
     minor = _present(record.get("minor_number"), record.get("minor_version"))
-    return major if "." in major or not minor else f"{major}.{minor}"
+    return f"{major}.{minor}" if major and minor else major
 
 
 def _present(*values: object) -> str:
@@ -299,9 +299,7 @@ def _import(version: _Version, names: Mapping[str, str]) -> ImportedWorkflow:
     )
 
 
-def _question(
-    version: _Version, task: str, questions: Mapping[str, str], answers: Sequence[str]
-) -> Question:  # fmt: skip
+def _question(version: _Version, task: str, questions: Mapping[str, str], answers: Sequence[str]) -> Question:
     content = version.tasks[task]
     multiple = content["type"] == "multiple"
     goals = [questions.get(version.question_after(follower)) for follower in version.followers(task)]
@@ -368,7 +366,7 @@ def _check_names(names: Mapping[str, str], versions: Sequence[_Version], file: s
     given: dict[str, str] = {}
     for task, slug in names.items():
         if task not in tasks:
-            raise GreenpeaError(f"names: {file} has no task {task!r}{did_you_mean(task, tasks)}")
+            raise GreenpeaError(f"names: {file} has no task {task!r}; its tasks are {', '.join(sorted(tasks))}")
         if not SLUG.fullmatch(slug):
             raise GreenpeaError(f"names: {slug!r} for task {task} is not a slug; try {slugify(slug)!r}")
         if slug in given:

@@ -8,33 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-Orientation = Literal["any", "upright"]
-
-
-class Augmentation(BaseModel):
-    """How images are varied in training.
-
-    ``any`` orientation: the sky has no up, so every rotation and mirror image is as likely. ``upright``: mirror
-    left and right only. ``zoom`` and ``shift`` are the largest relative change of scale and of position (in
-    image widths).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    orientation: Orientation = "any"
-    mirror: bool = True
-    zoom: float = Field(0.1, ge=0, lt=1)
-    shift: float = Field(0.06, ge=0, lt=0.5)
-    erase: float = Field(0.0, ge=0, le=1, description="share of images in which one square is blanked")
-
+from greenpea.learning.settings import Augmentation
 
 def to_unit(images: Tensor) -> Tensor:
     """Return images as float32 in channels-last memory; 8-bit ones divided by 255."""
@@ -78,45 +58,47 @@ def _erase(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 class ImageBatches:
-    """Images and targets in random order, augmented anew in each epoch; the same for the same seed."""
+    """Some rows of images and targets in random order, augmented anew in each epoch; the same for one seed.
+
+    Holds no copy of the images: only the rows of one batch are gathered at a time.
+    """
 
     def __init__(
         self,
         images: np.ndarray,
+        rows: np.ndarray,
         targets: Tensor,
         batch_size: int,
-        augmentation: Augmentation | None = None,
+        augmentation: Augmentation,
         seed: int = 0,
     ) -> None:
-        self.images, self.targets = images, targets
+        self.images, self.rows, self.targets = images, torch.from_numpy(rows), targets
         self.batch_size, self.augmentation = batch_size, augmentation
         self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         # A last, smaller batch of one or two images would upset batch normalisation.
-        whole, rest = divmod(len(self.images), self.batch_size)
+        whole, rest = divmod(len(self.rows), self.batch_size)
         return max(1, whole + (rest >= self.batch_size / 2))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.images), generator=self.generator)
+        order = self.rows[torch.randperm(len(self.rows), generator=self.generator)]
         for batch in range(len(self)):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             images = to_unit(torch.from_numpy(self.images[rows.numpy()]))
-            if self.augmentation is not None:
-                images = augment(images, self.augmentation, self.generator)
-            yield images, self.targets[rows]
+            yield augment(images, self.augmentation, self.generator), self.targets[rows]
 
 
 class PlainBatches:
-    """Images and targets in order, all of them, unchanged: for judging."""
+    """Some rows of images and targets in order, all of them, unchanged: for judging."""
 
-    def __init__(self, images: np.ndarray, targets: Tensor, batch_size: int) -> None:
-        self.images, self.targets, self.batch_size = images, targets, batch_size
+    def __init__(self, images: np.ndarray, rows: np.ndarray, targets: Tensor, batch_size: int) -> None:
+        self.images, self.rows, self.targets, self.batch_size = images, rows, targets, batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.images), self.batch_size):
-            stop = start + self.batch_size
-            yield to_unit(torch.from_numpy(self.images[start:stop])), self.targets[start:stop]
+        for start in range(0, len(self.rows), self.batch_size):
+            rows = self.rows[start : start + self.batch_size]
+            yield to_unit(torch.from_numpy(self.images[rows])), self.targets[rows]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from greenpea.errors import GreenpeaError
-
-DEFAULT = "residual"
+from greenpea.errors import GreenpeaError, did_you_mean
 
 
 class Sum(nn.Module):
@@ -74,3 +70,45 @@ class ResidualEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.flatten(self.pool(self.layers(images)))
+
+
+class TimmEncoder(nn.Module):
+    """One of timm's networks without its classifier; needs the extra ``timm``."""
+
+    def __init__(self, name: str, channels: int, pretrained: bool) -> None:
+        super().__init__()
+        try:
+            import timm
+        except (ImportError, RuntimeError) as error:
+            raise GreenpeaError(
+                f"the encoder 'timm:{name}' needs timm: pip install 'greenpea[timm]' ({error})"
+            ) from error
+        if name not in timm.list_models():
+            raise GreenpeaError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
+        self.network = timm.create_model(name, pretrained=pretrained, in_chans=channels, num_classes=0)
+        self.embedding_size = int(self.network.num_features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+class Encoder(nn.Module):
+    """Any of the encoders above, its embedding brought to zero mean and unit variance by batch statistics."""
+
+    def __init__(self, backbone: ResidualEncoder | TimmEncoder) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.embedding_size = backbone.embedding_size
+        self.standard = nn.BatchNorm1d(backbone.embedding_size, affine=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.standard(self.backbone(images).float())
+
+
+def build(name: str, channels: int, size: int, width: int, pretrained: bool = False) -> Encoder:
+    """Return the encoder called ``residual`` or ``timm:NAME`` for images [batch, channel, size, size]."""
+    if name == "residual":
+        return Encoder(ResidualEncoder(channels, size, width))
+    if name.startswith("timm:"):
+        return Encoder(TimmEncoder(name.removeprefix("timm:"), channels, pretrained))
+    raise GreenpeaError(f"no encoder {name!r}: use 'residual', or 'timm:NAME' such as 'timm:resnet18'")

@@ -10,25 +10,12 @@ from dataclasses import dataclass, field
 
 import torch
 from lightning_fabric import Fabric
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+
+from greenpea.learning.settings import Recipe
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-class Recipe(BaseModel):
-    """How to train: the settings of one `fit`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: int = Field(30, ge=1, description="at most so many passes over the training subjects")
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    warm_up: float = Field(0.1, ge=0, lt=1, description="share of the steps until the full learning rate")
-    patience: int = Field(10, ge=1, description="stop after so many epochs without a better held-out loss")
-    average: float = Field(0.99, ge=0, lt=1, description="decay per step of the weights' running average; 0: none")
-    clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
 
 
 @dataclass

@@ -14,13 +14,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import special
 
-from greenpea.simulate.population import Properties, axis_ratio, half_light_radius_arcsec, is_disk
+from greenpea.simulate.population import EDGE_ON_DEG, Properties, axis_ratio, half_light_radius_arcsec, is_disk
 
 Maps = Float[np.ndarray, "row y x"]
 Rows = Int[np.ndarray, " row"]
 
 DISK_SCALE = 1.678  # half-light radius of an exponential disk over its scale length
-EDGE_ON_DEG = 74.0  # from here on the disk's thickness is drawn, and nothing in its plane is
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,8 @@ def _warp(u: Maps, w: Maps, c: Columns) -> None:
     strength, phase = d["disturbance"], d["tail_angle"]
     near = u[rows].copy()
     u[rows] += 0.28 * strength * np.sin(1.7 * w[rows] + phase)
-    w[rows] += 0.34 * strength * (np.sin(1.5 * near + 2 * phase) - np.sin(2 * phase))
+    # Thin disks bend less on the sky than face-on ones are displaced.
+    w[rows] += (0.10 + 0.26 * d["axis_ratio"]) * strength * (np.sin(1.5 * near + 2 * phase) - np.sin(2 * phase))
 
 
 def band_ratios(g_r: np.ndarray, r_z: np.ndarray, redshift: np.ndarray) -> Float[np.ndarray, "row band"]:
@@ -110,14 +110,15 @@ def sersic(radius: Maps, index: np.ndarray) -> Maps:
     """Return a Sérsic profile, 1 at the effective radius (radius 1)."""
     # I(r) = exp(−b (r^{1/n} − 1)),  b ≈ 2n − 1/3 + 4/(405 n)  (Ciotti & Bertin 1999)
     b = 2 * index - 1 / 3 + 4 / (405 * index)
-    return np.exp(-b * (np.exp(np.log(radius) / index) - 1))
+    return np.asarray(np.exp(-b * (np.exp(np.log(radius) / index) - 1)))
 
 
 def sersic_flux(index: np.ndarray) -> np.ndarray:
     """Return the light of a round Sérsic profile that is 1 at its effective radius 1."""
     # F = 2 π n e^b b^{−2n} Γ(2n)
     b = 2 * index - 1 / 3 + 4 / (405 * index)
-    return np.asarray(2 * np.pi * index * np.exp(b - 2 * index * np.log(b) + special.gammaln(2 * index)), np.float32)
+    log_flux = np.log(2 * np.pi * index) + b - 2 * index * np.log(b) + special.gammaln(2 * index)
+    return np.asarray(np.exp(log_flux), np.float32)
 
 
 def bulge(at: Plane, c: Columns) -> Maps:
@@ -125,14 +126,14 @@ def bulge(at: Plane, c: Columns) -> Maps:
     q, size = c["bulge_axis_ratio"], c["bulge_radius"]
     soft = (0.35 * at.pixel) ** 2
     radius = np.sqrt(at.u**2 + (at.w / q) ** 2 + soft)
-    boxy = np.flatnonzero((c["boxiness"] > 0) & (c["inclination"] > np.radians(EDGE_ON_DEG)) & (c["kind"] > 0))
+    boxy = np.flatnonzero(c["boxiness"])
     if len(boxy):
         # r_c = (|u|^c + |w/q|^c)^{1/c}: c = 2 an ellipse, above it a box (Athanassoula+1990)
-        power = 2 + 1.8 * c["boxiness"][boxy]
-        box = np.abs(at.u[boxy]) ** power + np.abs(at.w[boxy] / (0.85 * q[boxy])) ** power
+        power = 2 + 3 * c["boxiness"][boxy]
+        box = np.abs(at.u[boxy]) ** power + np.abs(at.w[boxy] / q[boxy]) ** power
         radius[boxy] = (box + soft[boxy]) ** (1 / power)
     peak = c["flux"] * c["bulge_to_total"] / (sersic_flux(c["sersic_index"]) * size**2 * q)
-    return peak * sersic(radius / size, c["sersic_index"])
+    return np.asarray(peak * sersic(radius / size, c["sersic_index"]))
 
 
 def disk(at: Plane, c: Columns) -> Maps:
@@ -140,7 +141,7 @@ def disk(at: Plane, c: Columns) -> Maps:
     q = c["axis_ratio"]
     centre = c["flux"] * (1 - c["bulge_to_total"]) * DISK_SCALE**2 / (2 * np.pi)
     # Dust hides part of what inclination piles up: I₀ ∝ q^{−0.4}, where a transparent disk has q⁻¹.
-    light = centre * q**-0.4 * np.exp(-DISK_SCALE * at.radius)
+    light: Maps = centre * q**-0.4 * np.exp(-DISK_SCALE * at.radius)
     edge = np.flatnonzero(c["inclination"] > np.radians(EDGE_ON_DEG))
     if len(edge):
         e, u, w = rows_of(c, edge), at.u[edge], at.w[edge]
@@ -152,14 +153,17 @@ def disk(at: Plane, c: Columns) -> Maps:
 
 
 def bar(at: Plane, c: Columns) -> Maps:
-    """Return the bar: a flat generalised ellipse with a sharp end."""
+    """Return the bar: a flat generalised ellipse with a sharp end, in a disk that it has swept."""
     angle = np.arctan2(at.w / c["axis_ratio"], at.u) - c["bar_angle"]
     along = np.abs(at.radius * np.cos(angle)) / c["bar_length"]
     across = np.abs(at.radius * np.sin(angle)) / (c["bar_length"] * c["bar_axis_ratio"])
     rho = (along**2.6 + across**2.6) ** np.float32(1 / 2.6)
-    share = (0.05 + 0.20 * c["bar_strength"]) * np.minimum(1.0, 0.45 / c["bar_length"]) ** 0.5
     area = np.pi * c["bar_length"] ** 2 * c["bar_axis_ratio"] * c["axis_ratio"]
-    return share * c["flux"] / area * np.exp(-0.7 * rho) / (1 + np.exp(7 * (rho - 1)))
+    peak = (0.04 + 0.40 * c["bar_strength"]) * c["flux"] / area
+    light = peak * np.exp(-0.7 * rho) * (0.5 - 0.5 * np.tanh(3.5 * (rho - 1)))
+    # A bar has swept the disk around it: light is missing inside its radius.
+    swept = 0.75 * c["bar_strength"] * smooth_step(2.2 * (1 - at.radius / c["bar_length"]))
+    return np.asarray(light - swept * disk(at, c))
 
 
 def spiral_pattern(at: Plane, c: Columns) -> Maps:
@@ -174,29 +178,29 @@ def spiral_pattern(at: Plane, c: Columns) -> Maps:
     # von Mises profile across an arm, divided by its mean e^{−κ} I₀(κ).
     arms = np.exp(kappa * (np.cos(c["arm_count"] * phase) - 1)) / special.i0e(kappa)
     arms *= 1 + c["arm_unevenness"] * np.cos(phase - c["tail_angle"])
-    torn = texture(2.2 * log_radius, c["arm_sense"] * 3 * phase / (2 * np.pi), c, 0, 0.9)
+    torn = texture(0.16 * log_radius, phase / (2 * np.pi), c, 0, 0.9)
     arms += c["flocculence"] * (torn - arms)
     arms *= 1 + c["clumpiness"] * (knots(at, c) - 1)
     inside = smooth_step((at.radius - 0.75 * start) / (0.45 * start))
     outside = smooth_step((c["arm_end"] - at.radius) / 0.9)
-    return c["arm_contrast"] * inside * outside * (arms - 1)
+    return np.asarray(c["arm_contrast"] * inside * outside * np.clip(arms - 1, -0.7, 6))
 
 
 def knots(at: Plane, c: Columns) -> Maps:
     """Return a clumpy pattern of mean 1 fixed in the plane of the disk: knots of star formation."""
-    return texture(0.30 * at.u, 0.30 * at.w / c["axis_ratio"], c, 1, 0.9)
+    return texture(0.15 * at.u, 0.15 * at.w / c["axis_ratio"], c, 1, 0.9)
 
 
 def arms(at: Plane, c: Columns) -> Maps:
     """Return the excess light of spiral arms and knots: positive on the arms, negative between them."""
-    return disk(at, c) * spiral_pattern(at, c)
+    return np.asarray(disk(at, c) * spiral_pattern(at, c))
 
 
 def clumps(at: Plane, c: Columns) -> Maps:
     """Return the excess light of an irregular galaxy's star-forming clumps."""
     lopsided = 0.8 * at.u * np.cos(c["tail_angle"]) + 0.8 * at.w * np.sin(c["tail_angle"])
-    pattern = texture(0.17 * at.u, 0.17 * at.w / c["axis_ratio"], c, 1, 1.15) * np.exp(lopsided - 0.3)
-    return c["clumpiness"] * disk(at, c) * (np.minimum(pattern, 9.0) - 1)
+    pattern = texture(0.12 * at.u, 0.12 * at.w / c["axis_ratio"], c, 1, 1.1) * np.exp(lopsided - 0.3)
+    return np.asarray(c["clumpiness"] * disk(at, c) * np.clip(pattern - 1, -0.75, 8))
 
 
 def ring(at: Plane, c: Columns) -> Maps:
@@ -205,7 +209,7 @@ def ring(at: Plane, c: Columns) -> Maps:
     gap = np.exp(-0.5 * (offset / 1.3 + 2.0) ** 2)
     # An exponential disk is faint far out: an outer ring must outshine it by more to be seen.
     height = 0.9 + 1.1 * np.maximum(c["ring_radius"], 0.5)
-    return c["ring_strength"] * disk(at, c) * (height * np.exp(-0.5 * offset**2) - 0.7 * gap)
+    return np.asarray(c["ring_strength"] * disk(at, c) * (height * np.exp(-0.5 * offset**2) - 0.7 * gap))
 
 
 def tails(at: Plane, c: Columns) -> Maps:
@@ -215,7 +219,7 @@ def tails(at: Plane, c: Columns) -> Maps:
     phase = np.arctan2(at.w, at.u) - (c["tail_angle"] - c["position_angle"]) - winding
     shape = np.exp(c["tail_sharpness"] * (np.cos(c["tail_count"] * phase) - 1))
     reach = smooth_step((radius - 0.7) / 0.6) * smooth_step((2.2 + 1.8 * c["disturbance"] - radius) / 1.2)
-    return 0.045 * c["flux"] * c["disturbance"] * shape * reach * np.exp(-0.75 * radius)
+    return np.asarray(0.06 * c["flux"] * c["disturbance"] * shape * reach * np.exp(-0.75 * radius))
 
 
 def companion(at: Plane, c: Columns) -> Maps:
@@ -228,7 +232,7 @@ def companion(at: Plane, c: Columns) -> Maps:
     q, size, index = c["companion_axis_ratio"], c["companion_radius"], c["companion_index"]
     radius = np.sqrt(major**2 + (minor / q) ** 2 + (0.35 * at.pixel) ** 2)
     peak = c["companion_flux"] * c["flux"] / (sersic_flux(index) * size**2 * q)
-    return peak * sersic(radius / size, index)
+    return np.asarray(peak * sersic(radius / size, index))
 
 
 def arc(at: Plane, c: Columns) -> Maps:
@@ -236,23 +240,23 @@ def arc(at: Plane, c: Columns) -> Maps:
     offset = (np.sqrt(at.u**2 + at.w**2) - c["arc_radius"]) / 0.10
     cosine = np.cos(np.arctan2(at.w, at.u) - c["arc_angle"])
     along = np.exp(3.5 * (cosine - 1)) + 0.5 * np.exp(14 * (-cosine - 1))
-    return 0.035 * c["flux"] * c["arc_strength"] * along * np.exp(-0.5 * offset**2)
+    return np.asarray(0.035 * c["flux"] * c["arc_strength"] * along * np.exp(-0.5 * offset**2))
 
 
 def dust(at: Plane, c: Columns) -> Maps:
-    """Return the light that a dust lane takes from bulge and disk in r (negative)."""
+    """Return the share of light that a dust lane takes away in r."""
     cosine, sine = np.cos(c["dust_angle"]), np.sin(c["dust_angle"])
     across, along = at.w * cosine - at.u * sine, at.u * cosine + at.w * sine
-    width = np.maximum(0.22 * c["axis_ratio"], 0.045)
-    lane = np.exp(-0.5 * ((across - 0.35 * width) / width) ** 2 - 0.5 * (along / 1.1) ** 4)
+    offset = across / c["dust_width"] - 0.4
+    lane = np.exp(-0.5 * offset**2 - 0.5 * (along / 1.2) ** 4)
     # The optical depth in r is about 0.7 of that in g (Cardelli+1989).
-    return -(bulge(at, c) + disk(at, c)) * (1 - np.exp(-0.7 * c["dust_strength"] * lane))
+    return np.asarray(1 - np.exp(-0.7 * c["dust_strength"] * lane))
 
 
 def smooth_step(x: Maps) -> Maps:
     """Return 0 below 0, 1 above 1, and 3x² − 2x³ between."""
     x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
+    return np.asarray(x * x * (3 - 2 * x))
 
 
 # ---- textures ----------------------------------------------------------------------------------------
@@ -262,7 +266,7 @@ TEXTURE = 256  # cells a side
 
 @cache
 def _textures() -> Float[np.ndarray, "kind cell"]:
-    """Return two periodic Gaussian random fields (mean 0, variance 1): streaks along the second axis, and blobs."""
+    """Return two periodic Gaussian random fields (mean 0, variance 1): streaks along the second axis, blobs."""
     rng = np.random.default_rng(20)
     waves = np.fft.fftfreq(TEXTURE, 1 / TEXTURE)
     made = []
@@ -280,7 +284,8 @@ def texture(a: Maps, b: Maps, c: Columns, kind: int, spread: float) -> Maps:
     column = (b + c["arc_angle"]) * TEXTURE
     index = (row.astype(np.int32) & (TEXTURE - 1)) * TEXTURE + (column.astype(np.int32) & (TEXTURE - 1))
     # ⟨e^{s g}⟩ = e^{s²/2} for a standard normal g
-    return np.exp(np.float32(spread) * _textures()[kind].take(index) - np.float32(spread**2 / 2))
+    field = _textures()[kind].take(index)
+    return np.asarray(np.exp(np.float32(spread) * field - np.float32(spread**2 / 2)))
 
 
 # ---- all of a galaxy ---------------------------------------------------------------------------------
@@ -295,25 +300,39 @@ def layers(p: Properties, size: int) -> dict[str, Layer]:
     old = band_ratios(p["old_g_r"], p["old_r_z"], p["redshift"])
     young = band_ratios(p["young_g_r"], p["young_r_z"], p["redshift"])
     mixed = band_ratios(p["old_g_r"] - 0.06, p["old_r_z"] - 0.05, p["redshift"])
+    arm_colour = young**0.35 * mixed**0.65
     bluer = band_ratios(p["young_g_r"] - 0.1, p["young_r_z"], p["redshift"])
+    late = p["companion_index"][:, None] < 2
     disky, open_disk = is_disk(p), is_disk(p) & (p["inclination_deg"] < EDGE_ON_DEG)
     plan: dict[str, tuple[Component, np.ndarray, np.ndarray]] = {
         "bulge": (bulge, p["bulge_to_total"] > 0, old * _redder_centre(p)),
         "disk": (disk, disky, mixed),
-        "arms": (arms, open_disk & (p["arm_count"] > 0), young),
-        "clumps": (clumps, disky & (p["kind"] == 3), bluer),
+        "arms": (arms, open_disk & (p["arm_count"] > 0), arm_colour),
+        "clumps": (clumps, disky & (p["kind"] == 3), np.sqrt(young * mixed)),
         "bar": (bar, open_disk & (p["bar_strength"] > 0), old),
         "ring": (ring, open_disk & (p["ring_strength"] > 0), (young + mixed) / 2),
-        "dust": (dust, p["dust_strength"] > 0, old * np.float32([1.15, 1.0, 0.75])),
         "tails": (tails, p["disturbance"] > 0, mixed),
-        "companion": (companion, p["companion_flux"] > 0, np.where(p["companion_index"][:, None] < 2, young, old)),
+        "companion": (companion, p["companion_flux"] > 0, np.where(late, arm_colour, old)),
         "arc": (arc, p["arc_strength"] > 0, bluer),
     }
     made = {}
     for name, (component, there, colour) in plan.items():
         rows = np.flatnonzero(there)
         made[name] = Layer(rows, component(at.take(rows), rows_of(c, rows)).astype(np.float32), colour[rows])
+    rows = np.flatnonzero(p["dust_strength"])
+    taken = dust(at.take(rows), rows_of(c, rows))
+    body = _sum_of([made[name] for name in ("bulge", "disk", "arms", "clumps")], rows, size)
+    made["dust"] = Layer(rows, -body * taken, mixed[rows] * np.array([1.2, 1.0, 0.75], np.float32))
     return made
+
+
+def _sum_of(layers: list[Layer], rows: Rows, size: int) -> Maps:
+    """Return the summed light of some layers for the subjects ``rows``, whether they have the layer or not."""
+    total = np.zeros((len(rows), size, size), np.float32)
+    for layer in layers:
+        _, here, there = np.intersect1d(rows, layer.rows, return_indices=True)
+        total[here] += layer.light[there]
+    return total
 
 
 def _redder_centre(p: Properties) -> Float[np.ndarray, "row band"]:

@@ -23,20 +23,21 @@ ARTIFACT_SHARES = (0.935, 0.03, 0.015, 0.02)
 # Per kind: half-light radius / kpc, its scatter / e-folds; mean r-band surface brightness within it at
 # redshift 0 / mag arcsec⁻², its scatter / mag (close to Shen+2003 and Graham & Worley 2008).
 RADIUS_KPC = np.array([[4.6, 0.45], [3.8, 0.35], [5.8, 0.35], [3.2, 0.40]])
-BRIGHTNESS = np.array([[20.2, 0.55], [20.6, 0.50], [21.3, 0.50], [22.3, 0.60]])
+BRIGHTNESS = np.array([[21.1, 0.60], [21.5, 0.50], [22.1, 0.55], [22.8, 0.60]])
 # Per kind: rest-frame colours g − r and r − z of its old stars, / mag.
 OLD_COLOUR = np.array([[0.74, 0.62], [0.70, 0.58], [0.58, 0.48], [0.34, 0.22]])
 
 HUBBLE_DISTANCE_MPC = 299_792.458 / 67.7
 OMEGA_MATTER = 0.31
+EDGE_ON_DEG = 74.0  # from here on the disk's thickness is drawn, and nothing in its plane is
 
 
 def population(count: int, rng: np.random.Generator) -> Drawn:
     """Draw ``count`` galaxies: their properties, seeing and depth, one array per property (see `GLOSSARY`)."""
     p: Drawn = {"kind": rng.choice(len(KINDS), count, p=KIND_SHARES)}
-    for draw in (_body, _bulge, _bar, _arms, _ring, _disturbance, _companion, _rare, _artifact, _colours, _sky):
+    draws = (_body, _bulge, _bar, _arms, _ring, _disturbance, _companion, _rare, _artifact, _colours, _sky)
+    for draw in (*draws, _field_of_view):
         p |= draw(p, count, rng)
-    p["field_of_view_arcsec"] = field_of_view(p, np.exp(rng.normal(0.0, 0.14, count)))
     return p
 
 
@@ -53,7 +54,7 @@ GLOSSARY = {
     "bulge_radius": "effective radius of the bulge",
     "bulge_axis_ratio": "its projected axis ratio",
     "sersic_index": "its Sérsic index",
-    "boxiness": "0 elliptical isophotes, 1 boxy or peanut-shaped",
+    "boxiness": "of a bulge seen from the side: 0 elliptical isophotes, 1 a box",
     "bar_strength": "0 no bar; below 0.5 weak, above strong",
     "bar_length": "semi-major axis of the bar",
     "bar_axis_ratio": "its minor over its major axis",
@@ -89,6 +90,7 @@ GLOSSARY = {
     "arc_radius": "their radius",
     "arc_angle_deg": "direction of the brightest",
     "dust_strength": "optical depth of a dust lane in g",
+    "dust_width": "its half thickness (standard deviation)",
     "dust_angle_deg": "tilt of the lane to the major axis",
     "artifact": "index into none, star, trail, gap",
     "artifact_severity": "0 harmless, 1 nothing else to see",
@@ -102,6 +104,11 @@ GLOSSARY = {
     "depth": "r-band surface brightness of the sky noise (1 σ) in one square arcsecond, mag arcsec⁻²",
     "field_of_view_arcsec": "side of the image, arcsec",
 }
+
+
+def subject_names(count: int) -> np.ndarray:
+    """Return ``sim-000001``, ``sim-000002``, …"""
+    return np.array([f"sim-{number:06d}" for number in range(1, count + 1)], dtype=object)
 
 
 def is_disk(p: Properties) -> np.ndarray:
@@ -119,12 +126,25 @@ def half_light_radius_arcsec(p: Properties) -> np.ndarray:
     return np.asarray(np.degrees(p["half_light_radius_kpc"] / distance_kpc) * 3600)
 
 
-def field_of_view(p: Properties, scatter: np.ndarray | float = 1.0) -> np.ndarray:
-    """Return the side of the cut-out in arcsec: it follows the galaxy's size, but not all the way.
+def _field_of_view(p: Properties, count: int, rng: np.random.Generator) -> Drawn:
+    """The side of the cut-out follows the galaxy's size, but not all the way.
 
-    A distant galaxy is therefore smaller in its image *and* less resolved, as in Galaxy Zoo.
+    A distant galaxy is therefore smaller in its image *and* less resolved.
     """
-    return np.asarray(np.maximum(15.0 * half_light_radius_arcsec(p) ** 0.7 * scatter, 16.0))
+    scatter = np.exp(rng.normal(0.0, 0.14, count))
+    return {"field_of_view_arcsec": _at_least(13.0 * half_light_radius_arcsec(p) ** 0.7 * scatter)}
+
+
+def _at_least(field: np.ndarray) -> np.ndarray:
+    return np.asarray(np.maximum(field, 14.0))
+
+
+def at_redshift(p: Properties, redshift: float | np.ndarray) -> Drawn:
+    """Return the same galaxies carried to another redshift, without evolution; the field of view follows them."""
+    moved = {**p, "redshift": np.broadcast_to(np.asarray(redshift, float), np.shape(p["redshift"]))}
+    shrunk = half_light_radius_arcsec(moved) / half_light_radius_arcsec(p)
+    moved["field_of_view_arcsec"] = _at_least(p["field_of_view_arcsec"] * shrunk**0.7)
+    return moved
 
 
 def axis_ratio(p: Properties) -> np.ndarray:
@@ -143,7 +163,8 @@ def _angle(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _body(p: Properties, count: int, rng: np.random.Generator) -> Drawn:
-    redshift = 0.012 + 0.24 * rng.beta(1.5, 3.6, count)
+    # Irregulars are faint, and known nearby only.
+    redshift = 0.012 + np.where(p["kind"] == 3, 0.10, 0.24) * rng.beta(1.5, 3.6, count)
     radius, scatter = RADIUS_KPC[p["kind"]].T
     # A survey limited in flux sees only the large galaxies far away.
     radius = radius * np.exp(scatter * rng.normal(size=count)) * (redshift / 0.07) ** 0.3
@@ -168,22 +189,26 @@ def _bulge(p: Properties, count: int, rng: np.random.Generator) -> Drawn:
     flattening = np.where(kind == 0, 1.0 - 0.62 * rng.beta(1.7, 2.1, count), rng.uniform(0.55, 0.95, count))
     cosine = np.cos(np.radians(p["inclination_deg"]))
     projected = np.sqrt(cosine**2 + flattening**2 * (1 - cosine**2))
+    boxy = _chosen(0.22, count, rng) & (p["inclination_deg"] > EDGE_ON_DEG) & (kind > 0) & (kind < 3)
+    share = np.where(boxy, np.clip(share, 0.22, 0.45), share)
+    radius = 0.12 + 0.45 * share * rng.uniform(0.7, 1.3, count) + 0.12 * boxy
+    index = np.where(kind == 0, rng.uniform(2.2, 5.5, count), 1.2 + 2.6 * share + rng.random(count))
     return {
         "bulge_to_total": share,
-        "bulge_radius": np.where(kind == 0, 1.0, 0.12 + 0.45 * share * rng.uniform(0.7, 1.3, count)),
+        "bulge_radius": np.where(kind == 0, 1.0, radius),
         "bulge_axis_ratio": np.where(kind == 0, flattening, projected),
-        "sersic_index": np.where(kind == 0, rng.uniform(2.2, 5.5, count), 1.2 + 2.6 * share + rng.random(count)),
-        "boxiness": np.where(_chosen(0.25, count, rng), rng.uniform(0.5, 1.0, count), 0.0),
+        "sersic_index": np.where(boxy, 1.0, index),
+        "boxiness": np.where(boxy, rng.uniform(0.5, 1.0, count), 0.0),
     }
 
 
 def _bar(p: Properties, count: int, rng: np.random.Generator) -> Drawn:
-    barred = _chosen(np.array([0.0, 0.35, 0.50, 0.20])[p["kind"]], count, rng)
+    barred = _chosen(np.array([0.0, 0.35, 0.55, 0.05])[p["kind"]], count, rng)
     strength = np.where(barred, 0.12 + 0.86 * rng.beta(1.3, 1.3, count), 0.0)
     return {
         "bar_strength": strength,
-        "bar_length": (0.30 + 0.40 * strength) * rng.uniform(0.8, 1.25, count),
-        "bar_axis_ratio": 0.42 - 0.20 * strength + 0.06 * rng.random(count),
+        "bar_length": (0.45 + 0.45 * strength) * rng.uniform(0.8, 1.25, count),
+        "bar_axis_ratio": 0.37 - 0.19 * strength + 0.06 * rng.random(count),
         "bar_angle_deg": _angle(count, rng),
     }
 
@@ -194,6 +219,7 @@ def _arms(p: Properties, count: int, rng: np.random.Generator) -> Drawn:
     flocculent = _chosen(0.22, count, rng)
     # Tight arms live with large bulges, loose ones without (Hubble's sequence), with much scatter.
     pitch = 21 - 18 * (p["bulge_to_total"] - 0.18) + rng.normal(0, 6.5, count)
+    knotty = np.select([spiral, p["kind"] == 3], [rng.uniform(0.1, 0.8, count), rng.uniform(0.5, 1.0, count)])
     start = np.where(p["bar_strength"] > 0, p["bar_length"], rng.uniform(0.15, 0.40, count))
     return {
         "arm_count": np.where(spiral, number, 0),
@@ -207,7 +233,7 @@ def _arms(p: Properties, count: int, rng: np.random.Generator) -> Drawn:
         "arm_unevenness": 0.5 * rng.beta(1.2, 2.5, count),
         "arm_bend": rng.normal(0.0, 0.22, count),
         "flocculence": np.where(flocculent, rng.uniform(0.6, 1.0, count), rng.uniform(0.0, 0.3, count)),
-        "clumpiness": np.select([spiral, p["kind"] == 3], [rng.uniform(0.1, 0.8, count), rng.uniform(0.5, 1, count)]),
+        "clumpiness": knotty,
     }
 
 
@@ -226,10 +252,10 @@ def _disturbance(p: Properties, count: int, rng: np.random.Generator) -> Drawn:
     return {
         "interacting": merging.astype(float),
         "disturbance": np.select(
-            [merging, shaken], [rng.uniform(0.25, 1.0, count), rng.uniform(0.15, 1.0, count)], default=0.0
+            [merging, shaken], [rng.uniform(0.3, 1.0, count), rng.uniform(0.2, 1.0, count)], default=0.0
         ),
         "tail_count": np.where(_chosen(0.45, count, rng), 2.0, 1.0),
-        "tail_sharpness": np.where(p["kind"] == 0, rng.uniform(1.5, 4, count), rng.uniform(3, 12, count)),
+        "tail_sharpness": np.where(p["kind"] == 0, rng.uniform(2.5, 7, count), rng.uniform(3, 12, count)),
     }
 
 
@@ -255,12 +281,13 @@ def _rare(p: Properties, count: int, rng: np.random.Generator) -> Drawn:
     massive = (p["kind"] == 0) | (p["bulge_to_total"] > 0.5)
     lens = massive & _chosen(0.035, count, rng)
     edge_on = is_disk(p) & (p["inclination_deg"] > 77)
-    dusty = _chosen(np.where(edge_on, 0.35, np.where(massive, 0.04, 0.02)), count, rng)
+    dusty = _chosen(np.select([edge_on, massive], [0.6, 0.06], 0.0), count, rng)
     return {
         "arc_strength": np.where(lens, rng.uniform(0.4, 1.0, count), 0.0),
         "arc_radius": rng.uniform(1.3, 2.4, count),
         "arc_angle_deg": _angle(count, rng),
-        "dust_strength": np.where(dusty, rng.uniform(0.8, 2.5, count), 0.0),
+        "dust_strength": np.where(dusty, rng.uniform(0.7, 2.2, count), 0.0),
+        "dust_width": np.where(edge_on, 0.35 * p["thickness"], 0.05) + rng.uniform(0.01, 0.03, count),
         "dust_angle_deg": np.where(edge_on, rng.normal(0, 1.5, count), rng.normal(0, 30, count)),
     }
 
@@ -288,5 +315,5 @@ def _colours(p: Properties, count: int, rng: np.random.Generator) -> Drawn:
 def _sky(p: Properties, count: int, rng: np.random.Generator) -> Drawn:
     return {
         "seeing_arcsec": 1.25 * np.exp(rng.normal(0, 0.13, count)),
-        "depth": 26.3 + rng.normal(0, 0.25, count),
+        "depth": 27.8 + rng.normal(0, 0.35, count),
     }

@@ -1,22 +1,21 @@
-"""From sharp light to a picture: point-spread function, sky, noise, the field around, artifacts, colour stretch."""
+"""From sharp light to a picture: seeing, sky, noise, the field around, artifacts, colour stretch."""
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from greenpea.simulate.light import Columns, Layer, Maps, columns
 from greenpea.simulate.population import Properties
 
 Scene = Float[np.ndarray, "band subject y x"]
 
-SEEING_RATIO = (1.08, 1.0, 0.94)  # seeing in g, r, z over r, λ^(−1/5)
 # Sky noise in g and z over r, and sky noise ** 2 per nanomaggie arcsec⁻² of light, of DECaLS exposures.
-NOISE_RATIO = np.array([0.62, 1.0, 2.3], np.float32)
+NOISE_RATIO = np.array([0.62, 1.0, 1.7], np.float32)
 POISSON = 0.0006
 NATIVE_PIXEL = 0.262  # arcsec: the pixel that the colour stretch of the Legacy Surveys is written for
 STRETCH = np.array([6.0, 3.4, 2.2], np.float32)  # of g, r, z
-SOFTENING, FLOOR = 20.0, 0.03
+SOFTENING, FLOOR = 20.0, 0.016
 
 
 def pixel_arcsec(p: Properties, size: int) -> Float[np.ndarray, " subject"]:
@@ -25,7 +24,7 @@ def pixel_arcsec(p: Properties, size: int) -> Float[np.ndarray, " subject"]:
 
 def seeing_pixels(p: Properties, size: int) -> Float[np.ndarray, " subject"]:
     """Return the standard deviation of the point-spread function in pixels, the pixel's own width included."""
-    return np.sqrt((p["seeing_arcsec"] / 2.3548 / pixel_arcsec(p, size)) ** 2 + 1 / 12)
+    return np.asarray(np.sqrt((p["seeing_arcsec"] / 2.3548 / pixel_arcsec(p, size)) ** 2 + 1 / 12))
 
 
 def blur_matrix(p: Properties, size: int) -> Float[np.ndarray, "subject y from_y"]:
@@ -38,10 +37,11 @@ def blur_matrix(p: Properties, size: int) -> Float[np.ndarray, "subject y from_y
 
 def blur(layers: dict[str, Layer], matrix: Float[np.ndarray, "subject y from_y"]) -> dict[str, Layer]:
     """Return the layers as the telescope sees them; a Gaussian is blurred one axis after the other."""
-    return {
-        name: Layer(layer.rows, matrix[layer.rows] @ layer.light @ matrix[layer.rows].transpose(0, 2, 1), layer.colour)
-        for name, layer in layers.items()
-    }
+    blurred = {}
+    for name, layer in layers.items():
+        mine = matrix[layer.rows]
+        blurred[name] = Layer(layer.rows, mine @ layer.light @ mine.transpose(0, 2, 1), layer.colour)
+    return blurred
 
 
 def compose(layers: dict[str, Layer], subjects: int, size: int) -> Scene:
@@ -63,13 +63,29 @@ def observe(scene: Scene, p: Properties, rng: np.random.Generator) -> Scene:
     size = scene.shape[-1]
     sky = sky_noise(p, size).astype(np.float32)[:, None, None]
     area = (pixel_arcsec(p, size).astype(np.float32) ** 2)[:, None, None]
+    common = _grain(len(sky), size, rng)
     for band in range(3):
         # σ² = σ_sky² + g I / A, the second term from the photons of the source over a pixel of area A
         noise = np.sqrt((NOISE_RATIO[band] * sky) ** 2 + POISSON / area * scene[band])
-        noise *= rng.standard_normal(noise.shape, dtype=np.float32)
+        noise *= np.float32(np.sqrt(0.65)) * common + np.float32(np.sqrt(0.35)) * _coarse(len(sky), size, rng)
         scene[band] += noise
         scene[band] += 0.15 * NOISE_RATIO[band] * sky * rng.standard_normal((len(sky), 1, 1), dtype=np.float32)
     return scene
+
+
+def _grain(subjects: int, size: int, rng: np.random.Generator) -> Maps:
+    """Return normal noise whose neighbours correlate by 0.37, as resampling leaves it."""
+    noise = rng.standard_normal((subjects, size + 1, size + 1), dtype=np.float32)
+    step = np.float32(0.45)
+    noise = noise[:, 1:] + step * noise[:, :-1]
+    return (noise[:, :, 1:] + step * noise[:, :, :-1]) / (1 + step**2)
+
+
+def _coarse(subjects: int, size: int, rng: np.random.Generator) -> Maps:
+    """Return normal noise constant over 2 × 2 pixels: JPEG keeps colour at half the resolution of light."""
+    half = -(-size // 2)
+    noise = rng.standard_normal((subjects, half, half), dtype=np.float32)
+    return noise.repeat(2, axis=1).repeat(2, axis=2)[:, :size, :size]
 
 
 def stretch(scene: Scene) -> UInt8[np.ndarray, "subject y x channel"]:
@@ -96,37 +112,35 @@ def add_field(scene: Scene, p: Properties, rng: np.random.Generator) -> None:
     """Add background galaxies and faint stars to the scene, in place: about 14 an arcmin², to r = 23."""
     subjects, size = len(p["redshift"]), scene.shape[-1]
     area = (p["field_of_view_arcsec"] / 60) ** 2
-    slot = np.arange(FIELD_SLOTS)
-    # Draw for every slot, so that what a subject gets does not depend on how many others need.
+    # Draw for every slot, so that what a subject gets does not depend on how many the others need:
+    # arrivals of a Poisson process, as many as come before the area is used up.
     place, shape, colour = (rng.random((subjects, FIELD_SLOTS, n)) for n in (2, 4, 2))
-    there = slot < rng.poisson(14 * area)[:, None]
+    there = np.cumsum(rng.exponential(size=(subjects, FIELD_SLOTS)), axis=1) < 14 * area[:, None]
     subject, _ = np.nonzero(there)
     place, shape, colour = place[there], shape[there], colour[there]
     star = shape[:, 0] < 0.25
     # Counts grow threefold a magnitude brighter than 23 (Euclidean 4 less crowding).
-    flux = 10 ** (-0.4 * (23 + np.log10(np.maximum(shape[:, 1], 1e-3)) / 0.45 - 22.5))
+    flux = 10 ** (-0.4 * (23 + np.log10(np.maximum(shape[:, 1], 0.02)) / 0.45 - 22.5))
     pixel = pixel_arcsec(p, size)[subject]
     seeing = seeing_pixels(p, size)[subject] * pixel
-    major = np.where(star, seeing, np.hypot(seeing, 0.25 + 0.45 * shape[:, 2]))
-    minor = np.where(star, seeing, np.hypot(seeing, (0.25 + 0.45 * shape[:, 2]) * (0.3 + 0.7 * shape[:, 3])))
+    radius = np.where(star, 0.0, 0.25 + 0.45 * shape[:, 2])
+    major, minor = np.hypot(seeing, radius), np.hypot(seeing, radius * (0.3 + 0.7 * shape[:, 3]))
     ratios = 10 ** (0.4 * np.stack([-0.3 - 1.0 * colour[:, 0], 0 * flux, 0.1 + 0.9 * colour[:, 1]]))
-    _stamp(scene, subject, place, flux, major / pixel, minor / pixel, shape[:, 3] * 9, pixel, ratios)
+    _stamp(scene, subject, place, flux * ratios / pixel**2, major / pixel, minor / pixel, shape[:, 3] * 9)
 
 
 def _stamp(
     scene: Scene,
-    subject: np.ndarray,
-    place: np.ndarray,
-    flux: np.ndarray,
-    major: np.ndarray,
-    minor: np.ndarray,
-    turn: np.ndarray,
-    pixel: np.ndarray,
-    ratios: np.ndarray,
+    subject: Int[np.ndarray, " object"],
+    place: Float[np.ndarray, "object 2"],
+    flux: Float[np.ndarray, "band object"],
+    major: Float[np.ndarray, " object"],
+    minor: Float[np.ndarray, " object"],
+    turn: Float[np.ndarray, " object"],
 ) -> None:
-    """Add one small Moffat-like blob per object at ``place`` (fractions of the side); sizes in pixels."""
+    """Add one small blob per object at ``place`` (fractions of the side); sizes in pixels, flux per pixel."""
     size = scene.shape[-1]
-    half = max(4, size // 9)
+    half = max(4, size // 8)
     centre = place * size
     corner = np.floor(centre).astype(int)
     step = np.arange(-half, half + 1)
@@ -135,12 +149,14 @@ def _stamp(
     cosine, sine = np.cos(turn)[:, None, None], np.sin(turn)[:, None, None]
     major, minor = major[:, None, None], minor[:, None, None]
     distance = ((x * cosine + y * sine) / major) ** 2 + ((y * cosine - x * sine) / minor) ** 2
-    # Moffat with β = 3: between a Gaussian core and a galaxy's wings; F = 2 π σ_x σ_y · 3/2 for this scale
-    light = (flux / pixel**2)[:, None, None] / (3 * np.pi * major * minor) * (1 + distance / 3) ** -3.0
+    # Moffat (1969) with β = 3: I = F / (3/2 π σ_x σ_y) (1 + d² / 3)⁻³, between a star and a galaxy's wings
+    light = (1 + distance / 3) ** -3.0 / (1.5 * np.pi * major * minor)
+    # Faded out before the stamp ends.
+    light *= np.maximum(1 - (x * x + y * y) / (half + 0.5) ** 2, 0) ** 2
     inside = ((column >= 0) & (column < size))[:, None, :] & ((row >= 0) & (row < size))[:, :, None]
     where = ((subject[:, None, None] * size + row[:, :, None]) * size + column[:, None, :])[inside]
     for band in range(3):
-        np.add.at(scene[band].reshape(-1), where, (light * ratios[band][:, None, None])[inside].astype(np.float32))
+        np.add.at(scene[band].reshape(-1), where, (light * flux[band][:, None, None])[inside].astype(np.float32))
 
 
 # ---- artifacts ---------------------------------------------------------------------------------------
@@ -165,22 +181,23 @@ def _star(scene: Scene, c: Columns, x: Maps, y: Maps) -> Scene:
     a, b = np.abs(x * np.cos(tilt) + y * np.sin(tilt)), np.abs(y * np.cos(tilt) - x * np.sin(tilt))
     width = 0.022
     spikes = np.exp(-((a / width) ** 2)) / (0.05 + b**1.5) + np.exp(-((b / width) ** 2)) / (0.05 + a**1.5)
-    halo = 1 / (0.004 + x * x + y * y) ** 1.4
-    light = (4 + 16 * c["artifact_severity"] ** 2) * (0.35 * spikes + 0.30 * halo)
-    light += 400 * np.exp(-((x / 0.03) ** 2)) * (np.abs(y) < 0.5 * c["artifact_severity"]) * (c["artifact_offset"] < -0.3)
-    tint = 0.4 * c["artifact_offset"][None] * np.float32([-1, 0, 1]).reshape(3, 1, 1, 1)
-    return scene + light * np.exp(tint)
+    halo = 1 / (0.0006 + x * x + y * y) ** 1.4
+    light = 0.02 * np.exp(3.0 * c["artifact_severity"]) * (2.5 * spikes + halo)
+    bleeds = c["artifact_offset"] < -0.3
+    light += 60 * bleeds * np.exp(-((x / 0.022) ** 2) - (y / (0.35 * c["artifact_severity"])) ** 4)
+    tint = np.array([-0.5, 0, 0.4], np.float32).reshape(3, 1, 1, 1) * (1 + 0.8 * c["artifact_offset"][None])
+    return np.asarray(scene + light * np.exp(tint))
 
 
 def _trail(scene: Scene, c: Columns, x: Maps, y: Maps) -> Scene:
     """A satellite or aeroplane that crossed one exposure: a line in one band."""
     angle = c["artifact_angle"]
     across = y * np.cos(angle) - x * np.sin(angle) - 0.5 * c["artifact_offset"] * (1.2 - c["artifact_severity"])
-    light = (1 + 12 * c["artifact_severity"]) * np.exp(-((across / 0.035) ** 2))
+    light = (0.4 + 3 * c["artifact_severity"]) * np.exp(-((across / 0.02) ** 2))
     band = (c["arc_angle"] * (3 / (2 * np.pi))).astype(int).ravel() % 3
     share = np.full((3, len(band), 1, 1), 0.05, np.float32)
     share[band, np.arange(len(band))] = 1.0
-    return scene + light * share
+    return np.asarray(scene + light * share)
 
 
 def _gap(scene: Scene, c: Columns, x: Maps, y: Maps) -> Scene:

@@ -1,0 +1,458 @@
+"""The command line: parse, call one function, show. Nothing here knows science."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from greenpea.errors import GreenpeaError
+
+if TYPE_CHECKING:  # torch takes seconds to import: only the commands that learn or predict pay for it
+    from greenpea.calibration import Evaluation
+    from greenpea.campaign import Imported, Judged
+    from greenpea.learning.model import Report
+
+app = typer.Typer(
+    help="People and Bayesian networks classify images together: votes in, an honest posterior out.\n\n"
+    "New here? Run [bold]greenpea demo[/bold]: simulated galaxies, a trained network, a report, in minutes.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+tree_app = typer.Typer(help="Decision trees: list, draw, check, import.", no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(tree_app, name="tree")
+console = Console()
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign's folder.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as learning.epochs=50. Repeatable."),
+]
+TreeName = Annotated[str, typer.Argument(metavar="NAME", help="A shipped tree's name, or a JSON file.")]
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one line that says what to do, not in a traceback."""
+    try:
+        app()
+    except GreenpeaError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/bold red] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped. What was complete is on disk; nothing half-written was left.")
+        sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """Show one bar per stage, with a few words beside it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[words]}"), console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, share: float, words: str) -> None:
+            if stage not in tasks:
+                for task in tasks.values():
+                    bars.update(task, completed=1.0)
+                tasks[stage] = bars.add_task(stage, total=1.0, words=words)
+            bars.update(tasks[stage], completed=share, words=words)
+
+        yield report
+        for task in tasks.values():
+            bars.update(task, completed=1.0)
+
+
+# ---- making a campaign -------------------------------------------------------------------------------
+
+
+@app.command()
+def init(
+    folder: Folder,
+    tree: Annotated[str, typer.Option(help="A shipped tree (see 'greenpea tree list') or a JSON file.")],
+    subjects: Annotated[Path, typer.Option(help="A folder of images, or a CSV or Parquet table that lists them.")],
+    votes: Annotated[
+        Path | None, typer.Option(help="A table of vote counts. Default: the table of subjects, if it has any.")
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="The column that identifies subjects.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="The column with the images or their paths.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Make a campaign from your own images and, if you have them, votes.
+
+    Examples:
+
+      greenpea init galaxies --tree gz2 --subjects votes.csv
+
+      greenpea init survey --tree gz-decals-5 --subjects images/ --votes counts.parquet --id-column iauname
+
+      greenpea init sky --tree binary --subjects cutouts/ --set images.size=96 --set images.stretch=asinh
+    """
+    from greenpea.campaign import create
+
+    with _progress() as report:
+        report("reading subjects and votes", 0.0, "")
+        campaign, imported = create(folder, tree, subjects, votes, id_column, image_column, sets or [])
+    _show_import(folder, imported)
+    size = campaign.settings.images.size
+    console.print(f"Images are prepared at {size} × {size} pixels; settings are in {folder / 'campaign.toml'}.")
+    if imported.with_votes:
+        console.print(f"Next: [bold]greenpea train {folder}[/bold]")
+
+
+def _show_import(folder: Path, imported: Imported) -> None:
+    console.print(
+        f"[bold]{folder}[/bold]: {imported.subjects:,} subjects, {imported.with_votes:,} of them with "
+        f"{imported.votes:,} replies of volunteers."
+    )
+    if imported.note:
+        console.print(f"Note: {_plain(imported.note)}")
+    if imported.strangers:
+        console.print(f"[yellow]{imported.strangers:,} rows of votes are on subjects that are not here: left out.[/yellow]")
+    if imported.excesses:
+        console.print(
+            f"[yellow]{imported.excesses:,} subjects have a few more votes at a question than at the answers that lead "
+            f"to it; kept as they are (real tables are like this).[/yellow]"
+        )
+    if imported.with_votes and imported.unasked:
+        console.print(f"Without any votes: {', '.join(imported.unasked)}.")
+
+
+@app.command()
+def simulate(
+    folder: Folder,
+    subjects: Annotated[int, typer.Option(help="How many galaxies.", min=1)] = 3000,
+    votes: Annotated[int, typer.Option(help="Volunteers per galaxy.", min=0)] = 40,
+    size: Annotated[int, typer.Option(help="Pixels a side.", min=16, max=512)] = 64,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same galaxies and votes.")] = 0,
+) -> None:
+    """Make a campaign of simulated galaxies, classified by simulated volunteers.
+
+    Every galaxy's true answers are kept in truth.parquet, so that what a network says can be checked.
+
+    Examples:
+
+      greenpea simulate demo
+
+      greenpea simulate big --subjects 20000 --votes 10 --seed 7
+    """
+    from greenpea.campaign import simulate as make
+
+    with _progress() as report:
+        _, imported = make(folder, subjects, votes, size, seed, report)
+    _show_import(folder, imported)
+    console.print(f"The images are in {folder / 'images'}, the truth in {folder / 'truth.parquet'}.")
+    console.print(f"Next: [bold]greenpea train {folder}[/bold]")
+
+
+# ---- learning ----------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    folder: Folder,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="A checkpoint (or campaign) whose encoder to begin with, any tree.")
+    ] = None,
+    sets: Sets = None,
+) -> None:
+    """Train a Bayesian network on the votes of the training subjects.
+
+    A share of the subjects, chosen by a hash of their id (split.test), is never trained on: 'greenpea evaluate'
+    judges the network by them.
+
+    Examples:
+
+      greenpea train galaxies
+
+      greenpea train galaxies --set learning.encoder=timm:resnet18 --set learning.epochs=40
+
+      greenpea train galaxies --from other-campaign
+    """
+    from greenpea.campaign import Campaign
+
+    campaign = Campaign.open(folder, sets or [])
+    with _progress() as report:
+        run, model = campaign.train(start, report)
+    told = model.facts["subjects"]
+    console.print(
+        f"Trained on {told['training']:,} subjects, stopped by {told['validation']:,} others; images have "
+        f"{'an up' if model.facts['orientation'] == 'upright' else 'no up: every rotation was used'}."
+    )
+    _show_unreadable(model.facts["unreadable"])
+    console.print(f"The model is in [bold]{run}[/bold].")
+    console.print(f"Next: [bold]greenpea evaluate {folder}[/bold], or [bold]greenpea predict {folder}[/bold]")
+
+
+def _show_unreadable(unreadable: list[list[str]]) -> None:
+    if not unreadable:
+        return
+    console.print(f"[yellow]{len(unreadable):,} images could not be read and were left out:[/yellow]")
+    for subject, reason in unreadable[:5]:
+        console.print(f"  {_plain(subject)}: {_plain(reason)}", highlight=False)
+    if len(unreadable) > 5:
+        console.print(f"  … and {len(unreadable) - 5:,} more")
+
+
+@app.command()
+def predict(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Where the catalogue goes.")] = Path("catalogue.parquet"),
+    subjects: Annotated[Path | None, typer.Option(help="Other subjects: a folder of images or a table.")] = None,
+    draws: Annotated[Path | None, typer.Option(help="Also write every draw, as a long Parquet table.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="The column that identifies those subjects.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="The column with their images or paths.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A checkpoint. Default: the newest run.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Predict the volunteers' votes on every subject: a catalogue with honest error bars.
+
+    Per answer the expected share of votes with its 5, 50 and 95 % quantiles; per question reach and expected
+    votes; what more votes would teach; the distance from the training subjects. Column metadata says what is what.
+
+    Examples:
+
+      greenpea predict galaxies --out catalogue.parquet
+
+      greenpea predict galaxies --subjects new_images/ --out new.parquet --draws draws.parquet
+    """
+    from greenpea.campaign import Campaign
+    from greenpea.subjects import SubjectSet
+
+    campaign = Campaign.open(folder, sets or [])
+    others = SubjectSet.open(subjects, id_column, image_column) if subjects else None
+    chosen = campaign.model(model)
+    with _progress() as report:
+        done = campaign.predict(out, others, draws, chosen, report)
+    _show_unreadable([[one.subject_id, one.reason] for one in done.unreadable])
+    if done.unreadable:
+        console.print(f"All of them are listed in {out.with_suffix('.unreadable.csv')}.")
+    console.print(f"The catalogue of {done.subjects:,} subjects is in [bold]{done.out}[/bold].")
+    if draws:
+        console.print(f"The draws are in [bold]{draws}[/bold].")
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    votes: Annotated[Path | None, typer.Option(help="Newer votes to judge by. Default: the campaign's own.")] = None,
+    subjects: Annotated[
+        Path | None, typer.Option(help="Subjects outside the campaign, whose table may hold the votes too.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The report. Default: DIR/report.html.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON too.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Cross-validate: train so many times anew.", min=2)] = None,
+    start: Annotated[Path | None, typer.Option("--from", help="With --folds: a checkpoint to begin with.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A checkpoint. Default: the newest run.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Say how far to believe the network, on votes it never saw: a table here, and a report to open.
+
+    Examples:
+
+      greenpea evaluate galaxies
+
+      greenpea evaluate galaxies --subjects held_out.csv --out held_out.html --json held_out.json
+
+      greenpea evaluate galaxies --folds 5
+    """
+    from greenpea.campaign import Campaign, write_report
+
+    campaign = Campaign.open(folder, sets or [])
+    with _progress() as report:
+        if folds is None:
+            judged = campaign.evaluate(votes, subjects, model, report)
+        else:
+            judged = campaign.cross_validate(folds, start, report)
+        report("report", 0.0, "")
+        page = write_report(campaign, judged, out or folder / "report.html", json_file)
+    _show_scores(judged)
+    console.print(f"The report is in [bold]{page}[/bold].")
+
+
+def _show_scores(judged: Judged) -> None:
+    evaluation = judged.evaluation
+    console.print(f"Judged by {judged.how}.")
+    if judged.left_out:
+        console.print(f"{judged.left_out:,} subjects with votes that the model had seen were left out.")
+    table = Table(caption="nats per vote above the floor (0: perfect); gain over the constant predictor, which sees no image")
+    for name in ("question", "subjects", "excess", "constant", "gain [95 %]", "RMSE", "90 % sets hold"):
+        table.add_column(name, justify="left" if name == "question" else "right", overflow="fold")
+    for score in evaluation.scores:
+        table.add_row(
+            score.question,
+            f"{score.subjects:,}",
+            f"{score.excess.value:.3f}",
+            f"{score.constant_excess:.3f}",
+            f"{score.gain.value:+.3f} [{score.gain.low:+.3f}, {score.gain.high:+.3f}]",
+            f"{score.rmse:.3f}",
+            f"{score.coverage['90'] * 100:.0f} ± {score.coverage_error['90'] * 100:.0f} %",
+            style="bold" if score.question == "overall" else None,
+            end_section=score.question == "overall",
+        )
+    console.print(table)
+    console.print(_verdict(evaluation))
+
+
+def _verdict(evaluation: Evaluation) -> str:
+    gain = evaluation.overall.gain
+    if gain.low > 0:
+        return f"The images help: {gain.value:.3f} nats per vote better than not looking, with 95 % certainty."
+    if gain.high < 0:
+        return "[yellow]The network is worse than not looking at the images: do not use it.[/yellow]"
+    return "[yellow]Not shown to be better than not looking at the images: more votes are needed.[/yellow]"
+
+
+# ---- looking around ----------------------------------------------------------------------------------
+
+
+@app.command()
+def info(folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="A campaign's folder.")] = None) -> None:
+    """Say what is in a campaign, or, without one, which Greenpea this is.
+
+    Examples:
+
+      greenpea info
+
+      greenpea info galaxies
+    """
+    from greenpea.learning.checkpoint import versions
+
+    if folder is None:
+        for name, number in versions().items():
+            console.print(f"{name} {number}")
+        return
+    from greenpea.campaign import Campaign
+
+    campaign = Campaign.open(folder)
+    table = Table(show_header=False, box=None)
+    for key, value in campaign.summary().items():
+        table.add_row(f"[bold]{key}[/bold]", _plain(value))
+    console.print(table)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the demonstration goes.")] = Path("demo"),
+    subjects: Annotated[int, typer.Option(help="How many simulated galaxies.", min=200)] = 3000,
+    sets: Sets = None,
+) -> None:
+    """Simulated galaxies → volunteers' votes → a Bayesian network → a catalogue and a report, in minutes.
+
+    Examples:
+
+      greenpea demo
+
+      greenpea demo somewhere --subjects 1000
+    """
+    from greenpea.campaign import Campaign, write_report
+    from greenpea.campaign import simulate as make
+
+    if not (folder / "campaign.toml").is_file():
+        with _progress() as report:
+            make(folder, subjects, 40, 64, 0, report)
+    else:
+        console.print(f"{folder} is there already: going on with it.")
+    campaign = Campaign.open(folder, sets or [])
+    if not campaign.runs:
+        with _progress() as report:
+            campaign.train(report=report)
+    with _progress() as report:
+        campaign.predict(folder / "catalogue.parquet", report=report)
+        judged = campaign.evaluate(report=report)
+        page = write_report(campaign, judged, folder / "report.html")
+    _show_scores(judged)
+    console.print("[bold]These galaxies and volunteers are simulated.[/bold] What was made:")
+    for path, words in {
+        page: "open this: how far to believe the network",
+        folder / "catalogue.parquet": "the votes it predicts for every galaxy",
+        folder / "images": "the galaxies",
+        folder / "campaign.toml": "the settings, with comments",
+    }.items():
+        console.print(f"  [bold]{path}[/bold]: {words}")
+
+
+# ---- trees -------------------------------------------------------------------------------------------
+
+
+@tree_app.command("list")
+def tree_list() -> None:
+    """List the decision trees that come with Greenpea."""
+    from greenpea.tree import DecisionTree, shipped
+
+    for name in shipped():
+        tree = DecisionTree.load(name)
+        answers = sum(len(question.answers) for question in tree.questions)
+        console.print(f"[bold]{name:12}[/bold] {tree.title.get('en', '')}: {len(tree.questions)} questions, {answers} answers")
+
+
+@tree_app.command("show")
+def tree_show(
+    name: TreeName, language: Annotated[str, typer.Option(help="The language of the texts.")] = "en"
+) -> None:
+    """Draw a decision tree in the terminal.
+
+    Examples:
+
+      greenpea tree show gz2
+
+      greenpea tree show my-tree.json
+    """
+    from greenpea.tree import DecisionTree
+    from greenpea.tree_drawing import draw
+
+    console.print(draw(DecisionTree.load(name), language))
+
+
+@tree_app.command("check")
+def tree_check(name: TreeName) -> None:
+    """Check a decision tree: every next exists, every question can be reached, none leads to itself."""
+    from greenpea.tree import DecisionTree
+
+    tree = DecisionTree.load(name)
+    answers = sum(len(question.answers) for question in tree.questions)
+    console.print(f"{name} is in order: {len(tree.questions)} questions, {answers} answers.")
+
+
+@tree_app.command("import")
+def tree_import(
+    file: Annotated[Path, typer.Argument(help="A Panoptes workflow: JSON of a version, a list of them, or the CSV export.")],
+    workflow: Annotated[str | None, typer.Option(help="Which workflow, by its number. Default: the last.")] = None,
+    version: Annotated[str | None, typer.Option(help="Which version, such as 66.345. Default: the last.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the tree goes. Default: shown here.")] = None,
+) -> None:
+    """Turn a Zooniverse (Panoptes) workflow into a decision tree; say what cannot be reached or kept.
+
+    Examples:
+
+      greenpea tree import workflow_versions.json --version 66.345 --out galaxy-zoo.json
+    """
+    from greenpea.files import replacing
+    from greenpea.zooniverse import workflow_versions
+
+    chosen = workflow_versions(file, workflow=workflow, version=version)[-1]
+    errors = Console(stderr=True)
+    for left in (*chosen.unreachable, *chosen.skipped):
+        errors.print(f"[yellow]Left out: {_plain(f'{left.task} ({left.text}): {left.reason}')}[/yellow]")
+    if out is None:
+        print(chosen.tree.to_json(), end="")
+        return
+    with replacing(out) as temporary:
+        temporary.write_text(chosen.tree.to_json(), encoding="utf-8")
+    console.print(f"Version {chosen.version} is in [bold]{out}[/bold]: greenpea tree show {out}")
+
+
+if __name__ == "__main__":
+    main()

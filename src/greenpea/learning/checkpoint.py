@@ -1,0 +1,120 @@
+"""Checkpoints: a folder with ``model.safetensors`` (every number) and ``model.json`` (everything else).
+
+Nothing is ever unpickled. The JSON holds the tree, the settings, the seed, versions and data hashes, and the
+SHA-256 of the numbers, so that a checkpoint cut short is refused and not half-believed.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from greenpea.calibration import Recalibration
+from greenpea.errors import GreenpeaError
+from greenpea.files import replacing, sha256
+from greenpea.images import Preparation
+from greenpea.learning import encoders, heads, uncertainty
+from greenpea.learning.model import Geometry, Model
+from greenpea.learning.settings import Learning
+from greenpea.learning.training import History
+from greenpea.tree import DecisionTree
+
+FORMAT = "greenpea-model/1"
+NUMBERS, FACTS = "model.safetensors", "model.json"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    packages = ("greenpea", "torch", "lightning-fabric", "numpy", "scipy", "pillow", "astropy")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def save(model: Model, folder: str | Path) -> Path:
+    """Write a checkpoint folder, whole or not at all, and return it. An older one there is replaced."""
+    folder = Path(folder)
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        save_file(model.tensors(), temporary / NUMBERS)
+        facts = _facts(model) | {"sha256": sha256(temporary / NUMBERS)}
+        (temporary / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return folder
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "fingerprint": model.fingerprint(),
+        "tree": json.loads(model.layout.tree.to_json()),
+        "preparation": model.preparation.model_dump(mode="json"),
+        "settings": model.settings.model_dump(mode="json"),
+        "channels": model.channels,
+        "unit": model.geometry.unit,
+        "recalibration": {
+            "sharpness": dict(model.recalibration.sharpness),
+            "shift": dict(model.recalibration.shift),
+        },
+        "history": vars(model.history),
+        "facts": model.facts,
+        "versions": versions(),
+    }
+
+
+def load(folder: str | Path) -> Model:
+    """Read a checkpoint folder.
+
+    Raises GreenpeaError, with the remedy, where a file is missing, cut short or altered.
+    """
+    folder = Path(folder)
+    for name in (NUMBERS, FACTS):
+        if not (folder / name).is_file():
+            raise GreenpeaError(f"{folder} is not a checkpoint: it has no {name}. Train a model, or name its folder")
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        kind = facts["format"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise _broken(folder / FACTS, "it is not the JSON that Greenpea writes") from error
+    if kind != FORMAT:
+        raise GreenpeaError(f"{folder / FACTS} has the format {kind!r}; this Greenpea reads {FORMAT!r}")
+    if sha256(folder / NUMBERS) != facts.get("sha256"):
+        raise _broken(folder / NUMBERS, "its bytes are not those that were saved")
+    try:
+        return _restore(facts, load_file(folder / NUMBERS))
+    except (SafetensorError, KeyError, TypeError, ValidationError, RuntimeError) as error:
+        raise _broken(folder / FACTS, f"a part is missing or does not fit: {error}") from error
+
+
+def _restore(facts: dict[str, Any], numbers: dict[str, torch.Tensor]) -> Model:
+    settings = Learning.model_validate(facts["settings"])
+    preparation = Preparation.model_validate(facts["preparation"])
+    tree = DecisionTree.from_json(json.dumps(facts["tree"]), FACTS)
+    encoder = encoders.build(settings.encoder, facts["channels"], preparation.size, settings.width)
+    encoder.load_state_dict(_part(numbers, "encoder."))
+    encoder.to(memory_format=torch.channels_last).eval()
+    return Model(
+        encoder=encoder,
+        layout=heads.Layout(tree, settings.likelihood),
+        preparation=preparation,
+        settings=settings,
+        channels=facts["channels"],
+        state=uncertainty.method(settings.uncertainty).restore(_part(numbers, "head.")),
+        geometry=Geometry(numbers["geometry.mean"], numbers["geometry.factor"], facts["unit"]),
+        recalibration=Recalibration(**facts["recalibration"]),
+        history=History(**facts["history"]),
+        facts=facts["facts"],
+    )
+
+
+def _part(numbers: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
+
+
+def _broken(path: Path, why: str) -> GreenpeaError:
+    return GreenpeaError(f"{path} is damaged: {why}. Copy the checkpoint again, or train anew")

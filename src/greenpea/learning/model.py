@@ -1,0 +1,252 @@
+"""The model: an encoder, a head with its doubt, and all it takes to use them again. `learn` makes one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from greenpea.calibration import Recalibration, recalibrate
+from greenpea.errors import GreenpeaError
+from greenpea.images import Preparation
+from greenpea.learning import encoders, heads, orientation, training, uncertainty
+from greenpea.learning.batches import ImageBatches, PlainBatches
+from greenpea.learning.prediction import embed
+from greenpea.learning.settings import Learning
+from greenpea.posterior import Posterior
+from greenpea.votes import Votes
+
+# Prior precisions tried for the head, the one that best predicts the validation votes is kept.
+PRECISIONS = (1.0, 10.0, 100.0, 1000.0)
+
+Report = Callable[[str, float, str], None]  # stage, share done, a few words
+
+
+def silent(stage: str, share: float, words: str) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the training subjects lie in embedding space: a Gaussian, to tell who is far from all of them."""
+
+    mean: Tensor
+    factor: Tensor  # lower Cholesky factor of the covariance
+    unit: float  # the median distance of validation subjects
+
+    @classmethod
+    def of(cls, training_: Tensor, validation: Tensor) -> Geometry:
+        """Fit on training embeddings; scale by validation ones, which the encoder has not seen either."""
+        mean = training_.double().mean(0)
+        centred = training_.double() - mean
+        covariance = centred.T @ centred / max(1, len(centred) - 1)
+        # Shrunk towards its mean diagonal, so that few subjects in many dimensions stay invertible.
+        ridge = covariance.diagonal().mean().clamp_min(1e-6) * torch.eye(len(mean), dtype=torch.float64)
+        factor = torch.linalg.cholesky(0.9 * covariance + 0.1 * ridge)
+        raw = cls(mean, factor, 1.0)
+        return replace(raw, unit=float(raw.distance(validation).median().clamp_min(1e-6)))
+
+    def distance(self, embeddings: Tensor) -> Tensor:
+        """Return the Mahalanobis distance, in units of a validation subject's median."""
+        white = torch.linalg.solve_triangular(self.factor, (embeddings.double() - self.mean).T, upper=False)
+        return white.square().mean(0).sqrt() / self.unit
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model. ``facts`` is what a checkpoint says of its origin (settings, seed, versions, hashes)."""
+
+    encoder: encoders.Encoder
+    layout: heads.Layout
+    preparation: Preparation
+    settings: Learning
+    channels: int
+    state: Any
+    geometry: Geometry
+    recalibration: Recalibration
+    history: training.History = field(default_factory=training.History)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def method(self) -> Any:
+        """The module of the uncertainty method."""
+        return uncertainty.method(self.settings.uncertainty)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every number of the model by name, as a checkpoint keeps them."""
+        kept = {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
+        kept |= {f"head.{name}": value for name, value in self.method.tensors(self.state).items()}
+        kept |= {"geometry.mean": self.geometry.mean, "geometry.factor": self.geometry.factor}
+        return {name: value.detach().cpu().contiguous() for name, value in kept.items()}
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of every number of the model: the same model anywhere has the same."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.tensors().items()):
+            digest.update(name.encode() + str(value.dtype).encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def draw(self, draws: int | None = None, seed: int | None = None) -> Tensor:
+        """Return draws of the head's weights [draw, embedding + 1, output].
+
+        Draw t is a function of (fingerprint, seed, t) alone: the same for every subject, batch and worker.
+        """
+        seed = self.settings.seed if seed is None else seed
+        name = self.fingerprint()
+        weights = [self.method.draw(self.state, _generator(name, seed, t)) for t in range(draws or self.settings.draws)]
+        return torch.stack(weights)
+
+    def posterior(self, embeddings: Tensor, subject_ids: np.ndarray, weights: Tensor) -> Posterior:
+        """Return the posterior of subjects from their embeddings and draws of the head (`draw`)."""
+        outputs = heads.apply(weights, embeddings)
+        distance = self.geometry.distance(embeddings).float().numpy()
+        return self.recalibration.apply(heads.posterior(self.layout, outputs, subject_ids, distance))
+
+    def predict(
+        self, images: np.ndarray, subject_ids: np.ndarray, draws: int | None = None, seed: int | None = None
+    ) -> Posterior:
+        """Return the posterior of prepared images [subject, channel, y, x]: one pass, however many draws."""
+        embeddings = embed(self.encoder, images, self.settings.precision, self.settings.accelerator)
+        return self.posterior(embeddings, subject_ids, self.draw(draws, seed))
+
+
+def _generator(name: str, seed: int, t: int) -> torch.Generator:
+    digest = hashlib.sha256(f"{name}:{seed}:{t}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+# ---- learning ----------------------------------------------------------------------------------------
+
+
+def learn(
+    images: np.ndarray,
+    votes: Votes,
+    validation: np.ndarray,
+    preparation: Preparation,
+    settings: Learning,
+    start: Model | None = None,
+    report: Report = silent,
+) -> Model:
+    """Train on prepared images [subject, channel, y, x] and the votes of the same subjects.
+
+    ``validation`` (boolean, per subject) are kept from the gradients: they stop the training, choose the
+    head's prior and recalibrate. ``start`` gives its encoder, whatever its tree was.
+    Subjects without a vote teach nothing and are left out. Raises GreenpeaError when no votes remain.
+    """
+    asked = votes.total > 0
+    learned, kept = np.flatnonzero(asked & ~validation), np.flatnonzero(asked & validation)
+    if len(learned) < 10 or len(kept) < 5:
+        raise GreenpeaError(
+            f"{len(learned)} training and {len(kept)} validation subjects have votes; at least 10 and 5 are needed: "
+            f"bring more votes, or a smaller test share"
+        )
+    torch.manual_seed(settings.seed)
+    layout = heads.Layout(votes.tree, settings.likelihood)
+    packed = heads.Targets(layout).pack(votes)
+    bias = layout.constant_bias(votes.select(learned))
+    encoder = _encoder(images.shape[1], preparation, settings, start)
+    turned = _orientation(images[learned], settings)
+    network = _network(encoder, layout, bias, settings)
+    history = training.History()
+    if not settings.freeze:
+        network, history = _train(network, images, packed, learned, kept, layout, settings, turned, report)
+    encoder = network[0]
+    report("head", 0.0, "")
+    values = [embed(encoder, images[rows], settings.precision, settings.accelerator) for rows in (learned, kept)]
+    ready = Model(
+        encoder=encoder,
+        layout=layout,
+        preparation=preparation,
+        settings=settings,
+        channels=images.shape[1],
+        state=None,
+        geometry=Geometry.of(*values),
+        recalibration=Recalibration.identity(votes.tree),
+        history=history,
+        facts={"orientation": turned, "subjects": {"training": len(learned), "validation": len(kept)}},
+    )
+    trained = torch.cat([network[2].weight.T, network[2].bias[None]]).detach().float()
+    return _fit_head(ready, trained, bias, values, packed, learned, kept, votes, report)
+
+
+def _encoder(channels: int, preparation: Preparation, settings: Learning, start: Model | None) -> encoders.Encoder:
+    encoder = encoders.build(settings.encoder, channels, preparation.size, settings.width, settings.pretrained)
+    if start is None:
+        return encoder
+    if start.channels != channels:
+        raise GreenpeaError(
+            f"the starting model saw {start.channels} channels, these images have {channels}: "
+            f"set images.channels={start.channels}, or start from another model"
+        )
+    if start.settings.encoder != settings.encoder or start.settings.width != settings.width:
+        raise GreenpeaError(
+            f"the starting model's encoder is {start.settings.encoder!r} of width {start.settings.width}: "
+            f"set learning.encoder and learning.width to these"
+        )
+    encoder.load_state_dict(start.encoder.state_dict())
+    return encoder
+
+
+def _orientation(images: np.ndarray, settings: Learning) -> Literal["any", "upright"]:
+    if settings.orientation != "auto":
+        return settings.orientation
+    return orientation.probe(images, np.random.default_rng(settings.seed)).orientation
+
+
+def _network(encoder: encoders.Encoder, layout: heads.Layout, bias: Tensor, settings: Learning) -> nn.Sequential:
+    head = nn.Linear(encoder.embedding_size, layout.outputs)
+    nn.init.zeros_(head.weight)
+    head.bias.data.copy_(bias)  # begin as the constant predictor: every step from there is something learned
+    network = nn.Sequential(encoder, nn.Dropout(settings.dropout), head)
+    return network.to(memory_format=torch.channels_last)
+
+
+def _train(
+    network: nn.Sequential,
+    images: np.ndarray,
+    packed: Tensor,
+    learned: np.ndarray,
+    kept: np.ndarray,
+    layout: heads.Layout,
+    settings: Learning,
+    turned: Literal["any", "upright"],
+    report: Report,
+) -> tuple[nn.Sequential, training.History]:
+    recipe = settings.recipe(len(learned))
+    size = settings.batch(len(learned))
+
+    def progress(epoch: int, history: training.History) -> None:
+        words = f"training {history.train[-1]:.3f}, held out {history.held_out[-1]:.3f} nats per subject"
+        report("training", (epoch + 1) / recipe.epochs, words)
+
+    report("training", 0.0, "")
+    best, history = training.fit(
+        network,
+        ImageBatches(images, learned, packed, size, settings.augmentation(turned), settings.seed),
+        heads.Targets(layout).loss,
+        held_out=PlainBatches(images, kept, packed, 256),
+        recipe=recipe,
+        fabric=training.make_fabric(settings.precision, settings.accelerator),
+        progress=progress,
+    )
+    assert isinstance(best, nn.Sequential)
+    return best.cpu(), history
+
+
+def _fit_head(
+    model: Model,
+    trained: Tensor,
+    bias: Tensor,
+    embeddings: list[Tensor],
+    packed: Tensor,
+    learned: np.ndarray,
+    kept: np.ndarray,
+    votes: Votes,
+    report: Report,
+) -> Model:
+    raise NotImplementedError

@@ -1,0 +1,86 @@
+"""What a person may choose about learning. No torch here, so that the command line starts at once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Likelihood = Literal["dirichlet-multinomial", "multinomial"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Augmentation(_Settings):
+    """How images are varied in training."""
+
+    orientation: Literal["any", "upright"] = Field(
+        "any", description="any: the sky has no up, every rotation is as likely; upright: pictures with an up"
+    )
+    mirror: bool = Field(True, description="mirror images are as likely (false where handedness is asked about)")
+    zoom: float = Field(0.1, ge=0, lt=1, description="largest relative change of scale")
+    shift: float = Field(0.06, ge=0, lt=0.5, description="largest move, in image widths")
+    erase: float = Field(0.0, ge=0, le=1, description="share of images in which one square is blanked")
+
+
+class Recipe(_Settings):
+    """How one `training.fit` runs."""
+
+    epochs: int = Field(30, ge=1, description="at most so many passes over the training subjects")
+    learning_rate: float = Field(3e-3, gt=0, description="the largest, after warm-up")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's, on matrices and kernels")
+    warm_up: float = Field(0.1, ge=0, lt=1, description="share of the steps until the full learning rate")
+    patience: int = Field(15, ge=1, description="stop after so many epochs without a better held-out loss")
+    average: float = Field(0.99, ge=0, lt=1, description="decay per step of the weights' running average; 0: none")
+    clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
+
+
+class Learning(_Settings):
+    """How a model is learned from images and votes."""
+
+    encoder: str = Field("residual", description="'residual', or 'timm:NAME' for one of timm's (extra 'timm')")
+    pretrained: bool = Field(False, description="start timm encoders from their published weights (downloads)")
+    width: int = Field(32, ge=4, description="channels of the residual encoder's first stage")
+    likelihood: Likelihood = Field("dirichlet-multinomial", description="or 'multinomial': no spread of opinion")
+    uncertainty: str = Field("laplace", description="'laplace' (doubt falls with data) or 'dropout' (the 2019 anchor)")
+    dropout: float = Field(0.2, ge=0, lt=1, description="share of the embedding silenced in training")
+    draws: int = Field(30, ge=2, description="draws of the weights in a posterior")
+    orientation: Literal["auto", "any", "upright"] = Field(
+        "auto", description="do the images have an up? auto: ask a linear probe"
+    )
+    mirror: bool = Field(True, description="mirror images are as likely")
+    zoom: float = Field(0.1, ge=0, lt=1, description="largest relative change of scale in training")
+    shift: float = Field(0.06, ge=0, lt=0.5, description="largest move in training, in image widths")
+    erase: float = Field(0.0, ge=0, le=1, description="share of images in which one square is blanked")
+    epochs: int | Literal["auto"] = Field("auto", description="auto: about 250,000 images seen, 15 to 150 passes")
+    batch_size: int | Literal["auto"] = Field("auto", description="auto: 128, fewer where subjects are few")
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    patience: int = Field(15, ge=1, description="stop after so many epochs without a better held-out loss")
+    freeze: bool = Field(False, description="keep a given encoder as it is and fit the head only")
+    recalibrate: bool = Field(True, description="correct sharpness and concentration on the validation votes")
+    precision: str = Field("auto", description="fabric's: '32-true', 'bf16-mixed'; auto: bf16 where it is fast")
+    accelerator: str = Field("auto", description="fabric's: 'cpu', 'cuda', 'mps'")
+    seed: int = Field(0, description="of everything random in training and in the draws")
+
+    def augmentation(self, orientation: Literal["any", "upright"]) -> Augmentation:
+        """Return how images are varied, the orientation decided."""
+        return Augmentation(
+            orientation=orientation, mirror=self.mirror, zoom=self.zoom, shift=self.shift, erase=self.erase
+        )
+
+    def recipe(self, subjects: int) -> Recipe:
+        """Return the recipe for so many training subjects."""
+        epochs = min(150, max(15, 250_000 // max(1, subjects))) if self.epochs == "auto" else self.epochs
+        return Recipe(
+            epochs=epochs,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            patience=max(self.patience, epochs // 4),
+        )
+
+    def batch(self, subjects: int) -> int:
+        """Return the batch size for so many training subjects: at least eight batches an epoch, 16 to 128."""
+        return min(128, max(16, subjects // 8)) if self.batch_size == "auto" else self.batch_size

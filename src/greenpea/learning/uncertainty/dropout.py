@@ -1,0 +1,44 @@
+"""Head dropout: each draw silences a random share of the embedding (Gal & Ghahramani 2016; Walmsley+2020).
+
+The 2019 anchor. Its doubt does not shrink with data: the mutual information stays at what the rate dictates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from greenpea.learning.heads import Layout
+
+
+@dataclass(frozen=True)
+class State:
+    """The trained head [embedding + 1, output] and the share of the embedding that a draw silences."""
+
+    mean: Tensor
+    rate: float
+
+
+def fit(layout: Layout, mean: Tensor, embeddings: Tensor, packed: Tensor, precision: float, rate: float) -> State:
+    """Keep the head as trained: its training under dropout is all there is to fit."""
+    return State(mean, rate)
+
+
+def draw(state: State, generator: torch.Generator) -> Tensor:
+    """Return one set of weights [embedding + 1, output]: rows of the embedding silenced, the others raised."""
+    rows = len(state.mean) - 1
+    keep = (torch.rand(rows, generator=generator, dtype=torch.float64) >= state.rate).to(state.mean.dtype)
+    factors = torch.cat([keep / (1 - state.rate), torch.ones(1, dtype=state.mean.dtype)])  # never the bias
+    return state.mean * factors[:, None]
+
+
+def tensors(state: State) -> dict[str, Tensor]:
+    """Return what a checkpoint keeps."""
+    return {"mean": state.mean, "rate": torch.tensor(state.rate, dtype=torch.float64)}
+
+
+def restore(kept: dict[str, Tensor]) -> State:
+    """Return the State of a checkpoint."""
+    return State(kept["mean"], float(kept["rate"]))

@@ -1,0 +1,136 @@
+"""A campaign's settings: one commented TOML file, validated; an unknown key is an error with a suggestion."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from greenpea.errors import GreenpeaError, did_you_mean
+from greenpea.images import Preparation
+from greenpea.learning.settings import Learning
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Split(_Section):
+    """Who is trained on: decided by a hash of the subject's id, so that it never changes."""
+
+    test: float = Field(0.15, ge=0, lt=1, description="share never trained on, to judge the model by")
+    validation: float = Field(0.15, gt=0, lt=1, description="share that stops the training and recalibrates")
+    salt: str = Field("", description="change it for another split")
+
+    @model_validator(mode="after")
+    def _some_left(self) -> Split:
+        if self.test + self.validation >= 1:
+            raise ValueError(f"test ({self.test}) and validation ({self.validation}) leave nobody to train on")
+        return self
+
+
+class Catalogue(_Section):
+    """What the catalogue says."""
+
+    votes: int = Field(40, ge=1, description="expected votes are of so many volunteers asked")
+    information_votes: int = Field(5, ge=1, description="information is what so many more volunteers would teach")
+    workers: int = Field(2, ge=1, description="threads that decode images")
+
+
+class Settings(_Section):
+    """Everything a person may choose about a campaign."""
+
+    images: Preparation = Preparation()
+    split: Split = Split()
+    learning: Learning = Learning()
+    catalogue: Catalogue = Catalogue()
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Settings:
+        """Read a TOML file, then apply ``overrides`` such as ``"learning.epochs=50"``.
+
+        Raises GreenpeaError naming the file, the key, and the remedy.
+        """
+        path = Path(path)
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise GreenpeaError(f"{path} is not TOML: {error}") from error
+        return cls.of(_overridden(values, overrides), str(path))
+
+    @classmethod
+    def of(cls, values: dict[str, Any], where: str = "the settings") -> Settings:
+        """Validate settings given as nested dictionaries; ``where`` names them in errors."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise GreenpeaError("\n".join(f"{where}: {line}" for line in _explain(error))) from error
+
+    def override(self, overrides: Iterable[str]) -> Settings:
+        """Return these settings with ``"section.key=value"`` overrides applied."""
+        return Settings.of(_overridden(self.model_dump(mode="json"), overrides), "--set")
+
+    def to_toml(self) -> str:
+        """Return the settings as TOML, every key with what it means."""
+        return "\n".join(_lines(self)) + "\n"
+
+
+def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    values = json.loads(json.dumps(values))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        *sections, name = key.strip().split(".")
+        if not equals or not sections:
+            raise GreenpeaError(f"--set {override!r}: write section.key=value, such as learning.epochs=50")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = _value(text.strip())
+    return values
+
+
+def _value(text: str) -> Any:
+    """Read a value as TOML, else take it as the text it is."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("literal", "int", "function")))
+        if fault["type"] == "extra_forbidden":
+            yield f"there is no setting {place!r}{did_you_mean(place, known_keys())}"
+        else:
+            yield f"{place} = {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def known_keys() -> list[str]:
+    """Return every setting as ``section.key``."""
+    sections: dict[str, type[BaseModel]] = {name: kind.annotation for name, kind in Settings.model_fields.items()}  # type: ignore[misc]
+    return [*sections, *(f"{name}.{key}" for name, kind in sections.items() for key in kind.model_fields)]
+
+
+def _lines(settings: Settings) -> Iterator[str]:
+    yield "# The settings of this campaign. Lines may be removed: what is missing has its default."
+    for name in Settings.model_fields:
+        section = getattr(settings, name)
+        yield f"\n[{name}]"
+        for key, field in type(section).model_fields.items():
+            value = getattr(section, key)
+            meaning = " ".join((field.description or "").split())
+            shown = f"# {key} = " if value is None else f"{key} = {_toml(value)}"
+            yield f"{shown}  # {meaning}" if meaning else shown
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)

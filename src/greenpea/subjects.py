@@ -1,0 +1,512 @@
+"""Subjects: the things classified. Who they are, where their images lie, and what else is known of them.
+
+Nothing is opened here but tables: whether an image can be read shows when it is loaded (`images`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Int
+
+from greenpea.errors import GreenpeaError, did_you_mean
+from greenpea.files import replacing
+from greenpea.tables import ID_COLUMNS, column_as_strings, find_id_column, read_table, refuse_duplicates
+
+FILE = "subjects.parquet"
+VERSION = 1
+
+# Of two endings that both fit, the longer stands first.
+IMAGE_ENDINGS = (".fits.gz", ".fits.fz", ".fit.gz", ".png", ".jpg", ".jpeg", ".fits", ".fit", ".fts", ".npy")
+IMAGE_COLUMNS = (
+    *("image", "image.bytes", "image_bytes", "file", "filename", "file_name", "file_loc", "filepath", "file_path"),
+    *("path", "image_path", "png_loc", "jpg_loc", "fits_loc"),
+)
+
+LOCATIONS = pa.schema(
+    [
+        ("image", pa.string()),  # the file, or the Parquet table that embeds the bytes; "" where none is named
+        ("image_row", pa.int64()),  # the row of that table, from 0; null for a file
+        ("image_column", pa.string()),  # its column of bytes, such as image.bytes; null for a file
+        ("image_table_size", pa.int64()),  # the table's size at import, bytes: tells that it was rewritten since
+    ]
+)
+RESERVED = ("subject_id", *LOCATIONS.names)
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectSet:
+    """Subjects imported together.
+
+    ``subject_ids`` is an object array of str, unique. ``locations`` says where each image is (`LOCATIONS`;
+    paths are absolute): ask `source`. ``metadata`` holds the subjects' own other columns, in the same row
+    order; it has no columns where nothing else is known. ``note`` says what was assumed at import, or "".
+    """
+
+    subject_ids: np.ndarray
+    locations: pa.Table
+    metadata: pa.Table
+    note: str = ""
+    _embedded: _EmbeddedImages = field(default_factory=lambda: _EmbeddedImages(), repr=False)
+
+    def __post_init__(self) -> None:
+        tables = [self.locations, self.metadata] if self.metadata.num_columns else [self.locations]
+        if any(table.num_rows != len(self) for table in tables):
+            raise GreenpeaError(
+                f"{len(self)} subjects, {self.locations.num_rows} locations and {self.metadata.num_rows} rows of "
+                f"metadata: give one of each per subject"
+            )
+        if taken := set(RESERVED) & set(self.metadata.column_names):
+            raise GreenpeaError(f"metadata cannot have a column {min(taken)!r}: rename it")
+
+    def __len__(self) -> int:
+        return len(self.subject_ids)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SubjectSet):
+            return NotImplemented
+        return bool(
+            np.array_equal(self.subject_ids, other.subject_ids)
+            and self.locations.equals(other.locations)
+            and list(_columns(self.metadata).items()) == list(_columns(other.metadata).items())
+        )
+
+    # ---- making one --------------------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        id_column: str | None = None,
+        image_column: str | None = None,
+        root: str | Path | None = None,
+    ) -> SubjectSet:
+        """Return the subjects of a folder of images (`from_folder`), of a table (`from_table`), or of several
+        Parquet tables in one folder without images, as large sets are published."""
+        if not Path(path).is_dir():
+            return cls.from_table(path, id_column, image_column, root)
+        tables = sorted(Path(path).glob("*.parquet"))
+        if tables and not any(_ending(name) for name in _files(Path(path))):
+            return cls.concatenate([cls.from_table(table, id_column, image_column, root) for table in tables])
+        if id_column is not None or image_column is not None:
+            raise GreenpeaError(
+                f"{path} is a folder, which has no columns: give the table, or leave the columns out"
+            )
+        return cls.from_folder(path)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> SubjectSet:
+        """Return one subject per image file in ``folder`` and the folders in it, sorted by id.
+
+        The id is the path within ``folder`` without its ending (``spirals/M 51``). Hidden files are passed
+        over. Raises GreenpeaError on two files with one id, and on a folder without images.
+        """
+        base = Path(folder).resolve()
+        if not base.is_dir():
+            raise GreenpeaError(
+                f"there is no folder {folder}; give a folder of images, or a table that lists them"
+            )
+        found: dict[str, str] = {}
+        others = 0
+        for name in _files(base):
+            ending = _ending(name)
+            if not ending:
+                others += 1
+                continue
+            subject = name[: -len(ending)]
+            if subject in found:
+                raise GreenpeaError(
+                    f"{folder}: {found[subject]} and {name} would both be subject {subject!r}; "
+                    f"rename or remove one"
+                )
+            found[subject] = name
+        if not found:
+            raise GreenpeaError(
+                f"{folder} holds no images ({', '.join(IMAGE_ENDINGS)})"
+                + (
+                    f", but {others} other files: give the table itself if one of them lists the images"
+                    * bool(others)
+                )
+            )
+        note = f"{others} files that are not images were left out" if others else ""
+        return cls.from_files(sorted(found), [found[subject] for subject in sorted(found)], base, note=note)
+
+    @classmethod
+    def from_files(
+        cls,
+        subject_ids: Sequence[str] | np.ndarray,
+        paths: Sequence[str | Path],
+        root: str | Path = ".",
+        metadata: pa.Table | None = None,
+        note: str = "",
+    ) -> SubjectSet:
+        """Return subjects whose images are files; relative ``paths`` are relative to ``root``, "" is none."""
+        ids = np.asarray(subject_ids, dtype=object)
+        refuse_duplicates(ids, "subject_id", "the subjects")
+        return cls(
+            ids, _file_locations(_absolute(paths, root)), pa.table({}) if metadata is None else metadata, note
+        )
+
+    @classmethod
+    def from_table(
+        cls,
+        path: str | Path,
+        id_column: str | None = None,
+        image_column: str | None = None,
+        root: str | Path | None = None,
+    ) -> SubjectSet:
+        """Return one subject per row of a CSV (plain or gzipped) or Parquet table.
+
+        Images are named by path, relative to ``root`` (default: the table's folder), or embedded in a
+        Parquet table as bytes: a binary column, or a struct of ``bytes`` and ``path`` as Hugging Face writes
+        (where its bytes are null, the path counts). Columns are found by their usual names (`ID_COLUMNS`,
+        `IMAGE_COLUMNS`) unless given; without an id column the file's name without its ending is the id,
+        and ``note`` says so. The other columns become ``metadata``, except those that embed bytes; one whose
+        name is `RESERVED` gets ``table_`` before it.
+
+        Raises GreenpeaError naming the file, the row (the header is row 1) and the column.
+        """
+        path, where = Path(path), Path(path).name
+        fields, table, rows = _read_without_bytes(path, [id_column] if id_column else [])
+        if rows == 0:
+            raise GreenpeaError(f"{where} has a header but no rows: give a table with one row per subject")
+        column = _find_image_column(fields, image_column, where)
+        base = (path.parent if root is None else Path(root)).resolve()
+        if _holds_bytes(fields.field(column).type):
+            locations, names = _embedded_locations(path, column, base)
+        else:
+            names = column_as_strings(table[column])
+            _refuse_addresses(names, column, where)
+            locations = _file_locations(_absolute(names, base))
+        ids, id_column, note = _identify(table, id_column, names, column, where)
+        metadata = table.drop_columns([name for name in (id_column, column) if name in table.column_names])
+        return cls(ids, locations, _without_reserved(metadata), note)
+
+    @classmethod
+    def concatenate(cls, sets: Sequence[SubjectSet]) -> SubjectSet:
+        """Return the subjects of several sets as one; what a set does not know in ``metadata`` is null.
+
+        Raises GreenpeaError where an id stands in two sets, and where a column holds different kinds.
+        """
+        ids = np.concatenate([subjects.subject_ids for subjects in sets])
+        counts = Counter(ids)
+        if len(counts) < len(ids):
+            twice = next(subject for subject in ids if counts[subject] > 1)
+            raise GreenpeaError(f"subject {twice!r} stands in more than one set: remove or rename one")
+        # A table without columns forgets its rows: the ids hold them while they are joined.
+        held = [
+            pa.table({"subject_id": pa.array(subjects.subject_ids, pa.string())} | _columns(subjects.metadata))
+            for subjects in sets
+        ]
+        try:
+            metadata = pa.concat_tables(held, promote_options="default").drop_columns("subject_id")
+        except pa.ArrowException as error:
+            raise GreenpeaError(f"the sets' columns cannot be joined: {error}; make them alike") from error
+        locations = pa.concat_tables([subjects.locations for subjects in sets])
+        note = "; ".join(dict.fromkeys(subjects.note for subjects in sets if subjects.note))
+        return cls(ids, locations, metadata, note)
+
+    # ---- using one ---------------------------------------------------------------------------------
+
+    def source(self, index: int) -> Path | bytes:
+        """Return where the image is: a file's path (which need not exist), or the embedded bytes themselves.
+
+        ``b""`` where the table names no image. Raises GreenpeaError where the table that embeds it is gone
+        or was rewritten. May be called from several threads.
+        """
+        image, row, column, size = (self.locations[name][index].as_py() for name in LOCATIONS.names)
+        if row is None:
+            return Path(image) if image else b""
+        return self._embedded.read(image, column, row, size)
+
+    def reading_order(self) -> Int[np.ndarray, " subject"]:
+        """Return the subjects' indices in the order that reads every row group of every table once."""
+        if self.locations["image_row"].null_count == len(self):
+            return np.arange(len(self))
+        tables = (
+            self.locations["image"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+        )
+        rows = pc.fill_null(self.locations["image_row"], -1).to_numpy()
+        return np.lexsort((rows, tables))
+
+    def select(self, rows: np.ndarray | Sequence[int]) -> SubjectSet:
+        """Return some subjects, by index or boolean mask, in that order."""
+        rows = np.asarray(rows)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        metadata = self.metadata.take(rows) if self.metadata.num_columns else self.metadata
+        return SubjectSet(self.subject_ids[rows], self.locations.take(rows), metadata, self.note, self._embedded)
+
+    # ---- tables ------------------------------------------------------------------------------------
+
+    def to_table(self) -> pa.Table:
+        """Return one row per subject: ``subject_id``, ``image`` (and `LOCATIONS` where embedded), metadata."""
+        columns = {"subject_id": pa.array(self.subject_ids, pa.string()), "image": self.locations["image"]}
+        if self.locations["image_row"].null_count < len(self):
+            columns |= {name: self.locations[name] for name in LOCATIONS.names}
+        return pa.table(columns | _columns(self.metadata))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``subjects.parquet`` in a campaign's folder and return its path.
+
+        Paths inside the folder are stored relative to it, so that it can move as a whole; others are
+        absolute. Embedded images are stored as a reference (table, row), not copied.
+        """
+        base = f"{Path(folder).resolve()}{os.sep}"
+        table = self.to_table()
+        place = table.column_names.index("image")
+        images = [image.removeprefix(base) for image in table["image"].to_pylist()]
+        table = table.set_column(place, "image", pa.array(images, pa.string()))
+        about = {"version": VERSION, "note": self.note}
+        path = Path(folder) / FILE
+        with replacing(path) as temporary:
+            pq.write_table(table.replace_schema_metadata({"greenpea.subjects": json.dumps(about)}), temporary)
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SubjectSet:
+        """Return what `save` wrote; GreenpeaError where there is none or it is not ours."""
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise GreenpeaError(f"there is no {path}: import the subjects first")
+        try:
+            table = pq.ParquetFile(path).read()
+        except (pa.ArrowException, OSError) as error:
+            raise GreenpeaError(f"{path} cannot be read: {error}; import the subjects again") from error
+        about = json.loads((table.schema.metadata or {}).get(b"greenpea.subjects", b"{}"))
+        if about.get("version") != VERSION:
+            raise GreenpeaError(f"{path} was not written by this version of Greenpea: import the subjects again")
+        images = _absolute(table["image"].to_pylist(), folder)
+        locations = _file_locations(images)
+        if "image_row" in table.column_names:
+            locations = table.select(LOCATIONS.names).set_column(0, "image", pa.array(images, pa.string()))
+        metadata = table.drop_columns([name for name in RESERVED if name in table.column_names])
+        ids = column_as_strings(table["subject_id"])
+        return cls(
+            ids, locations.replace_schema_metadata(None), metadata.replace_schema_metadata(None), about["note"]
+        )
+
+
+# ---- embedded images ---------------------------------------------------------------------------------
+
+
+class _EmbeddedImages:
+    """Bytes inside Parquet tables, read one row group at a time; the latest few row groups are kept.
+
+    Lazily, so that a table larger than memory can be streamed: in `SubjectSet.reading_order` every row group
+    is read once. A table written as one row group is held whole while it is read.
+    """
+
+    KEPT = 3  # workers that read in order are in neighbouring row groups
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tables: dict[str, tuple[pq.ParquetFile, Int[np.ndarray, " group"]]] = {}
+        self._groups: OrderedDict[tuple[str, str, int], pa.ChunkedArray] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type[_EmbeddedImages], tuple[()]]:
+        # Open files and locks do not travel to another process; they are opened again there.
+        return _EmbeddedImages, ()
+
+    def read(self, table: str, column: str, row: int, size: int) -> bytes:
+        with self._lock:
+            try:
+                file, ends = self._open(table, size)
+                group = int(np.searchsorted(ends, row, side="right"))
+                values = self._group(file, table, column, group)
+            except (pa.ArrowException, OSError) as error:
+                raise GreenpeaError(f"the table {table} cannot be read: {error}") from error
+        value = values[row - (int(ends[group - 1]) if group else 0)].as_py()
+        return b"" if value is None else bytes(value)
+
+    def _open(self, table: str, size: int) -> tuple[pq.ParquetFile, Int[np.ndarray, " group"]]:
+        if table not in self._tables:
+            if not Path(table).is_file():
+                raise GreenpeaError(f"the table that embeds the image is not found: {table}")
+            if Path(table).stat().st_size != size:
+                raise GreenpeaError(f"the table {table} was rewritten since the import: import the subjects again")
+            file = pq.ParquetFile(table)
+            groups = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+            self._tables[table] = file, np.cumsum(groups)
+        return self._tables[table]
+
+    def _group(self, file: pq.ParquetFile, table: str, column: str, group: int) -> pa.ChunkedArray:
+        key = table, column, group
+        if key not in self._groups:
+            while len(self._groups) >= self.KEPT:
+                self._groups.popitem(last=False)
+            self._groups[key] = _bytes_of(file.read_row_group(group, columns=[column]))
+        self._groups.move_to_end(key)
+        return self._groups[key]
+
+
+def _bytes_of(table: pa.Table) -> pa.ChunkedArray:
+    column = table.column(0)
+    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+
+
+def _embedded_locations(path: Path, name: str, base: Path) -> tuple[pa.Table, np.ndarray]:
+    """Return the locations, and the paths written beside the bytes ("" where there are none)."""
+    file = pq.ParquetFile(path)
+    kind = file.schema_arrow.field(name).type
+    rows = file.metadata.num_rows
+    names = np.full(rows, "", dtype=object)
+    if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
+        names = column_as_strings(pc.struct_field(file.read(columns=[f"{name}.path"]).column(0), "path"))
+    column = f"{name}.bytes" if pa.types.is_struct(kind) else name
+    missing = _null_rows(file, column)
+    table = str(path.resolve())
+    images = np.full(rows, table, dtype=object)
+    images[missing] = _absolute(names[missing], base)
+    return pa.table(
+        [
+            pa.array(images, pa.string()),
+            pa.array(np.arange(rows), pa.int64(), mask=missing),
+            pa.array(np.full(rows, column, dtype=object), pa.string(), mask=missing),
+            pa.array(np.full(rows, path.stat().st_size), pa.int64(), mask=missing),
+        ],
+        schema=LOCATIONS,
+    ), names
+
+
+def _null_rows(file: pq.ParquetFile, column: str) -> Bool[np.ndarray, " row"]:
+    """Where a column of bytes is null; only row groups whose statistics do not rule it out are read."""
+    masks = [np.zeros(0, bool)]
+    for index in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(index)
+        leaf = next(leaf for i in range(group.num_columns) if (leaf := group.column(i)).path_in_schema == column)
+        if leaf.statistics is not None and leaf.statistics.has_null_count and leaf.statistics.null_count == 0:
+            masks.append(np.zeros(group.num_rows, bool))
+        else:
+            masks.append(pc.is_null(_bytes_of(file.read_row_group(index, columns=[column]))).to_numpy())
+    return np.concatenate(masks)
+
+
+# ---- reading folders and tables ----------------------------------------------------------------------
+
+
+def _files(base: Path) -> Iterator[str]:
+    """Every file under a folder that is not hidden, as its path within, with forward slashes."""
+    for folder, folders, names in os.walk(base):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        within = Path(folder).relative_to(base)
+        for name in names:
+            if name.startswith("."):
+                continue
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise GreenpeaError(f"{folder}: the file name {name!r} is not UTF-8; rename it") from None
+            yield (within / name).as_posix()
+
+
+def _ending(name: str) -> str:
+    return next((ending for ending in IMAGE_ENDINGS if name.lower().endswith(ending)), "")
+
+
+def _file_locations(images: Sequence[str]) -> pa.Table:
+    nothing = [pa.nulls(len(images), kind) for kind in LOCATIONS.types[1:]]
+    return pa.table([pa.array(images, pa.string()), *nothing], schema=LOCATIONS)
+
+
+def _absolute(paths: Sequence[str | Path] | np.ndarray, base: str | Path) -> list[str]:
+    # Strings, not Paths: a set may hold millions. An absolute path stands as it is (os.path.join).
+    base = str(Path(base).resolve())
+    return [os.path.join(base, path) if path else "" for path in map(str, paths)]  # noqa: PTH118
+
+
+def _read_without_bytes(path: Path, text: Sequence[str]) -> tuple[pa.Schema, pa.Table, int]:
+    """Return a table's whole schema, its rows without the columns that embed bytes, and how many they are."""
+    if not path.name.lower().endswith((".parquet", ".pq")):
+        table = read_table(path, text)
+        return table.schema, table, table.num_rows
+    if not path.is_file():
+        raise GreenpeaError(f"there is no file {path}; give a folder of images, or a CSV or Parquet table")
+    try:
+        file = pq.ParquetFile(path)
+        fields = file.schema_arrow
+        table = file.read(columns=[column.name for column in fields if not _holds_bytes(column.type)])
+    except (pa.ArrowException, OSError) as error:
+        raise GreenpeaError(f"{path} cannot be read as a table: {error}") from error
+    return fields, table.replace_schema_metadata(None), file.metadata.num_rows
+
+
+def _holds_bytes(kind: Any) -> bool:
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _holds_bytes(kind.field(index).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _names_files(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _find_image_column(fields: pa.Schema, wanted: str | None, where: str) -> str:
+    usable = {field.name: field for field in fields if _holds_bytes(field.type) or _names_files(field.type)}
+    if wanted is not None:
+        for name in (wanted, wanted.removesuffix(".bytes")):
+            if name in usable:
+                return name
+        if wanted in fields.names:
+            kind = fields.field(wanted).type
+            raise GreenpeaError(f"{where}, column {wanted!r} holds {kind}: images are paths, or bytes in Parquet")
+        raise GreenpeaError(f"{where} has no column {wanted!r}{did_you_mean(wanted, fields.names)}")
+    lower = {name.lower(): name for name in reversed(usable)}
+    for name in IMAGE_COLUMNS:
+        if name in lower:
+            return str(lower[name])
+    listed = ", ".join(fields.names[:12]) + (", …" if len(fields) > 12 else "")
+    raise GreenpeaError(
+        f"{where} has no column of image paths or bytes among {', '.join(IMAGE_COLUMNS)}: name it. "
+        f"Its columns: {listed}"
+    )
+
+
+def _refuse_addresses(names: np.ndarray, column: str, where: str) -> None:
+    for row, name in enumerate(names):
+        if name.startswith(("http://", "https://", "s3://", "ftp://")):
+            raise GreenpeaError(
+                f"{where}, row {row + 2}, column {column!r}: {name} is a web address: "
+                f"download the images and give their paths"
+            )
+
+
+def _identify(
+    table: pa.Table, id_column: str | None, names: np.ndarray, image_column: str, where: str
+) -> tuple[np.ndarray, str | None, str]:
+    """Return the ids, the column they stand in (None: taken from the file names), and a note."""
+    usual = set(ID_COLUMNS) & {name.lower() for name in table.column_names}
+    if id_column is None and not usual and names.any():
+        ids = np.asarray([Path(name).stem for name in names], dtype=object)
+        refuse_duplicates(ids, image_column, where)
+        return ids, None, f"ids are the file names in column {image_column!r}: {where} has no id column"
+    id_column = find_id_column(table.column_names, id_column, where)
+    ids = column_as_strings(table[id_column])
+    refuse_duplicates(ids, id_column, where)
+    return ids, id_column, ""
+
+
+def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return dict(zip(table.column_names, table.columns, strict=True))
+
+
+def _without_reserved(metadata: pa.Table) -> pa.Table:
+    names: list[str] = []
+    for name in metadata.column_names:
+        while name in RESERVED or name in names:
+            name = f"table_{name}"
+        names.append(name)
+    return metadata.rename_columns(names)

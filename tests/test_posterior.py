@@ -1,0 +1,147 @@
+"""The posterior against scipy, closed forms and brute force; every quantity of the mixture."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hands import galaxy_tree, one_question, opposite_draws, posterior, random_posterior
+from scipy import stats
+
+from greenpea.errors import GreenpeaError
+from greenpea.information import simulate_tree
+from greenpea.posterior import Posterior, log_pmf
+from greenpea.votes import Votes
+
+
+def _log_pmf(family: str, parameters: object, counts: object) -> float:
+    k = np.asarray(counts, float)
+    return float(log_pmf(family, np.asarray(parameters, float), k, k.sum()))
+
+
+def test_reference_values() -> None:
+    assert np.exp(_log_pmf("dirichlet-multinomial", [3, 4, 5], [1, 2, 3])) == pytest.approx(0.08484162895927638, rel=1e-12)
+    assert _log_pmf("multinomial", [0.6, 0.4], [7, 3]) == pytest.approx(-1.5371598, abs=1e-7)
+    assert _log_pmf("dirichlet-multinomial", [2, 3], [7, 3]) == pytest.approx(-2.5267281, abs=1e-7)
+    n, k = np.array(10.0), np.array([7.0])
+    assert log_pmf("binomial", np.array([0.6]), k, n) == pytest.approx(-1.5371598, abs=1e-7)
+    assert log_pmf("beta-binomial", np.array([[2.0, 3.0]]), k, n) == pytest.approx(-2.5267281, abs=1e-7)
+
+
+@pytest.mark.parametrize("alpha", [[0.02, 0.3, 5.0], [3, 4, 5], [1e6, 2e6, 3e6]])
+def test_dirichlet_multinomial_is_scipys_and_sums_to_one(alpha: list[float]) -> None:
+    vectors = [k for k in itertools.product(range(7), repeat=3) if sum(k) == 6]
+    ours = [_log_pmf("dirichlet-multinomial", alpha, k) for k in vectors]
+    theirs = [stats.dirichlet_multinomial.logpmf(k, alpha, 6) for k in vectors]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-8)
+    assert np.exp(ours).sum() == pytest.approx(1, abs=1e-7)
+
+
+def test_nobody_asked_is_exactly_zero() -> None:
+    for family, shape in [("dirichlet-multinomial", (2, 1, 3)), ("multinomial", (2, 1, 3)), ("beta-binomial", (2, 1, 3, 2))]:
+        some = posterior(np.full(shape, 0.3), family)
+        assert (some.log_likelihood("q", np.zeros((1, 3), int), np.zeros(1, int)) == 0).all()
+
+
+def test_intervals_are_of_the_mixture() -> None:
+    low, high = opposite_draws().interval("q", 0.9)[:, 0, 0]
+    assert (low, high) == (pytest.approx(0.027, abs=5e-4), pytest.approx(0.973, abs=5e-4))
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 30.0, 1e4])
+def test_quantiles_invert_the_mixture_distribution(scale: float) -> None:
+    rng = np.random.default_rng(1)
+    some = posterior(scale * np.exp(rng.normal(0, 1, (7, 20, 4))))
+    a, b = some.beta("q")
+    for level in (0.05, 0.5, 0.95):
+        x = some.quantile("q", level)[0]
+        # The distribution function brackets the level within the tolerance of x on both sides.
+        below = stats.beta.cdf(np.clip(x - 2e-5, 0, 1), a, b).mean(axis=0)
+        above = stats.beta.cdf(np.clip(x + 2e-5, 0, 1), a, b).mean(axis=0)
+        assert (below <= level).all()
+        assert (above >= level).all()
+
+
+def test_quantiles_of_point_draws_are_those_of_the_draws() -> None:
+    fractions = np.linspace(0, 1, 21)
+    some = posterior(np.stack([fractions, 1 - fractions], -1)[:, None, :], "multinomial")
+    assert some.quantile("q", [0.05, 0.5, 0.95])[:, 0, 0] == pytest.approx([0.05, 0.5, 0.95])
+
+
+def test_variance_is_that_of_simulated_fractions() -> None:
+    some = posterior(np.exp(np.random.default_rng(2).normal(0, 1, (5, 1, 3))))
+    rng = np.random.default_rng(3)
+    sampled = np.concatenate([rng.dirichlet(alpha, 40_000) for alpha in some.parameters["q"][:, 0]])
+    variance = some.variance("q")
+    np.testing.assert_allclose(variance.total[0], sampled.var(axis=0), rtol=0.03)
+    np.testing.assert_allclose(variance.total, variance.within + variance.between)
+    np.testing.assert_allclose(some.mean("q")[0], sampled.mean(axis=0), atol=0.004)
+
+
+def test_pmf_per_draw_is_beta_binomial_and_the_mixture_its_mean() -> None:
+    some = posterior(np.array([[[2.0, 3.0]], [[0.4, 0.1]]]))
+    pmf = some.pmf("q", 10)
+    k = np.arange(11)
+    np.testing.assert_allclose(pmf[0, 0, 0], stats.betabinom.pmf(k, 10, 2, 3), atol=1e-12)
+    np.testing.assert_allclose(pmf[1, 0, 1], stats.betabinom.pmf(k, 10, 0.1, 0.4), atol=1e-12)
+    tree = one_question(2)
+    votes = Votes(tree, some.subject_ids, {"q": np.array([[7, 3]])}, {"q": np.array([10])})
+    assert np.exp(some.log_pmf("q", votes))[0] == pytest.approx(pmf.mean(axis=0)[0, 0, 7])
+
+
+@pytest.mark.parametrize("family", ["dirichlet-multinomial", "multinomial", "beta-binomial", "binomial"])
+def test_simulated_counts_follow_the_pmf(family: str) -> None:
+    rng = np.random.default_rng(4)
+    parameters = {
+        "dirichlet-multinomial": np.array([[[0.3, 2.0]], [[5.0, 1.0]]]),
+        "multinomial": np.array([[[0.3, 0.7]], [[0.9, 0.1]]]),
+        "beta-binomial": np.array([[[[0.3, 2.0], [4.0, 1.0]]], [[[5.0, 1.0], [1.0, 1.0]]]]),
+        "binomial": np.array([[[0.3, 0.8]], [[0.9, 0.5]]]),
+    }[family]
+    some = posterior(parameters, family)
+    counts = some.sample("q", np.array([6]), 60_000, rng)
+    for answer in range(2):
+        observed = np.bincount(counts[:, 0, answer], minlength=7) / 60_000
+        np.testing.assert_allclose(observed, some.pmf("q", 6).mean(axis=0)[0, answer], atol=0.008)
+
+
+def test_tiny_concentrations_are_sampled_without_failing() -> None:
+    counts = posterior(np.full((2, 1, 3), 1e-5)).sample("q", np.array([40]), 500, np.random.default_rng(0))
+    assert (counts.max(axis=-1) == 40).all()  # divided between subjects, never within one
+
+
+def test_reach_is_per_draw_and_agrees_with_simulated_volunteers() -> None:
+    tree = galaxy_tree()
+    some = random_posterior(tree, draws=4, subjects=3, rng=np.random.default_rng(5))
+    _, reached = simulate_tree(some, 1, np.random.default_rng(6))
+    total = {slug: np.zeros((4, 3)) for slug in tree.slugs}
+    for seed in range(4000):
+        _, reached = simulate_tree(some, 1, np.random.default_rng(seed))
+        for slug in tree.slugs:
+            total[slug] += reached[slug]
+    for slug, share in some.reach().items():
+        np.testing.assert_allclose(total[slug] / 4000, share, atol=0.035)
+    assert some.expected_votes(40)["merging"] == pytest.approx(40 * some.reach()["merging"].mean(axis=0))
+
+
+def test_select_and_concatenate_are_inverse() -> None:
+    some = random_posterior(galaxy_tree(), 3, 10, np.random.default_rng(7))
+    again = Posterior.concatenate([some.select(np.arange(4)), some.select(np.arange(4, 10))])
+    assert (again.subject_ids == some.subject_ids).all()
+    for slug in some.tree.slugs:
+        np.testing.assert_array_equal(again.parameters[slug], some.parameters[slug])
+
+
+def test_wrong_shapes_and_families_are_refused() -> None:
+    with pytest.raises(GreenpeaError, match="'q' is 'single' and takes the families dirichlet-multinomial"):
+        Posterior(one_question(2), np.array(["s"]), {"q": "binomial"}, {"q": np.ones((1, 1, 2))})
+    with pytest.raises(GreenpeaError, match=r"parameters of 'q' have shape \(1, 1, 3\), expected \(1, 1, 2\)"):
+        Posterior(one_question(2), np.array(["s"]), {"q": "multinomial"}, {"q": np.ones((1, 1, 3))})
+    with pytest.raises(GreenpeaError, match="strictly between 0 and 1"):
+        opposite_draws().quantile("q", [0.0])
+
+
+def test_a_posterior_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        opposite_draws().parameters["q"] = np.ones(1)  # type: ignore[index]
