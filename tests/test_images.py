@@ -599,6 +599,16 @@ def test_mixed_channels_are_refused_with_counts_examples_and_remedy(tmp_path: Pa
         assert (loaded.images == np.array([10, 20, 30])[:, None, None, None]).all()
 
 
+def test_mixed_bands_are_refused_with_their_own_remedy(tmp_path: Path) -> None:
+    three, five = (as_npy(smooth(8, bands).astype(np.float32)) for bands in (3, 5))
+    subjects = folder_of(tmp_path, a=three, b=five, c=five)
+    with pytest.raises(
+        GreenpeaError, match=r"2 with 5 channels.*'b'.*1 with 3.*'a'.*images\.channels=1.*images\.bands"
+    ):
+        load(subjects, Preparation(size=8))
+    assert load(subjects, Preparation(size=8, bands=(0, 2))).images.shape == (3, 2, 8, 8)
+
+
 def test_mixed_depths_are_refused_with_the_remedy(tmp_path: Path) -> None:
     subjects = folder_of(tmp_path, a=as_png(GREY), b=as_png(DEEP))
     with pytest.raises(GreenpeaError, match=r"of 8 bits.*'a'.*of 32 bits.*'b'.*--set images\.stretch=asinh"):

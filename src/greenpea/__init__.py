@@ -1,1 +1,33 @@
-"""Greenpea: people and Bayesian networks classify images together."""
+"""Greenpea: people and Bayesian networks classify images together.
+
+The names below are imported when they are first used, so that looking at a tree does not load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from greenpea.campaign import Campaign as Campaign
+    from greenpea.campaign import create as create
+    from greenpea.posterior import Posterior as Posterior
+    from greenpea.tree import DecisionTree as DecisionTree
+    from greenpea.votes import Votes as Votes
+    from greenpea.votes import read_votes as read_votes
+
+_HOMES = {
+    "Campaign": "greenpea.campaign",
+    "create": "greenpea.campaign",
+    "DecisionTree": "greenpea.tree",
+    "Posterior": "greenpea.posterior",
+    "Votes": "greenpea.votes",
+    "read_votes": "greenpea.votes",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'greenpea' has no attribute {name!r}")

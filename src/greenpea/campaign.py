@@ -12,9 +12,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +24,11 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from greenpea import catalogue, images
+from PIL import Image
+
+from greenpea import catalogue, images, information
+from greenpea import report as reports
+from greenpea import simulate as simulation
 from greenpea.calibration import Evaluation, constant, evaluate
 from greenpea.errors import GreenpeaError
 from greenpea.files import replacing, sha256
@@ -33,12 +38,12 @@ from greenpea.learning.prediction import embed
 from greenpea.posterior import Posterior
 from greenpea.settings import Settings, Split
 from greenpea.subjects import SubjectSet
-from greenpea.tables import read_table
 from greenpea.tree import DecisionTree
 from greenpea.votes import Votes, find_columns, read_votes
 
-SETTINGS, WORKFLOW, VOTES, RUNS = "campaign.toml", "workflow.json", "votes.parquet", "runs"
+SETTINGS, WORKFLOW, VOTES, RUNS, TRUTH = "campaign.toml", "workflow.json", "votes.parquet", "runs", "truth.parquet"
 BLOCK = 1024  # subjects predicted at a time
+ROLES = ("training", "validation", "test")
 LARGEST_DEFAULT = 64  # pixels a side, unless the settings ask for more
 
 
@@ -91,8 +96,10 @@ class Judged:
     posterior: Posterior
     votes: Votes
     subjects: SubjectSet
+    loaded: images.Loaded
     how: str  # which votes these are, in words
     left_out: int  # subjects with votes that the model had seen
+    model: Model  # with --folds, the last of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +144,31 @@ class Campaign:
         """Per subject: "training", "validation" or "test"."""
         return roles(self.subjects.subject_ids, self.settings.split)
 
+    @property
+    def simulated(self) -> bool:
+        """Whether `simulate` made it."""
+        return (self.folder / TRUTH).is_file()
+
+    def summary(self) -> dict[str, str]:
+        """Return what there is, in words, for people."""
+        voted = int((self.votes.total > 0).sum())
+        counts = {role: int(((self.roles == role) & (self.votes.total > 0)).sum()) for role in ROLES}
+        split = ", ".join(f"{count:,} {role}" for role, count in counts.items())
+        lines = {
+            "folder": str(self.folder) + (" (simulated)" if self.simulated else ""),
+            "tree": f"{self.tree.name}, version {self.tree.version}: {len(self.tree.questions)} questions",
+            "subjects": f"{len(self.subjects):,}, {voted:,} with votes ({split})",
+            "votes": f"{int(self.votes.total.sum()):,} replies",
+            "images": f"prepared at {self.settings.images.size} pixels, stretch {self.settings.images.stretch}",
+        }
+        for run in self.runs:
+            facts = checkpoint.facts(run)
+            lines[f"run {run.name}"] = (
+                f"{facts['settings']['encoder']}, {facts['settings']['uncertainty']}, "
+                f"{facts['facts']['subjects']['training']:,} training subjects, model {facts['fingerprint'][:12]}"
+            )
+        return lines
+
     # ---- models ------------------------------------------------------------------------------------
 
     @property
@@ -160,10 +192,10 @@ class Campaign:
 
         ``start`` is a checkpoint whose encoder to begin with, whatever its tree.
         """
-        first = checkpoint.load(start) if start is not None else None
+        first = None if start is None else starting_model(start)
         rows = np.flatnonzero((self.votes.total > 0) & (self.roles != "test"))
         model = self._learn(rows, self.roles[rows] == "validation", first, report)
-        facts = {"start": str(start) if start else None, "data": self._hashes(), "split": self.settings.split.model_dump()}
+        facts = {"start": first.fingerprint() if first else None, "data": self._hashes(), "split": self.settings.split.model_dump()}
         model.facts.update(facts)
         number = int(self.runs[-1].name) + 1 if self.runs else 1
         return checkpoint.save(model, self.folder / RUNS / f"{number:04d}"), model
@@ -202,7 +234,7 @@ class Campaign:
         out: str | Path,
         subjects: SubjectSet | None = None,
         draws_out: str | Path | None = None,
-        model: Model | None = None,
+        model: str | Path | None = None,
         report: Report = silent,
     ) -> Predicted:
         """Write the catalogue of ``subjects`` (default: the campaign's own) as Parquet, in blocks.
@@ -211,7 +243,7 @@ class Campaign:
         ``OUT.unreadable.csv``. Memory does not grow with the number of subjects.
         """
         subjects = self.subjects if subjects is None else subjects
-        model = self.model() if model is None else model
+        chosen = self.model(model)
         out = Path(out)
         if out.suffix != ".parquet":
             raise GreenpeaError(f"{out}: the catalogue is a Parquet table; give a name ending in .parquet")
@@ -222,9 +254,9 @@ class Campaign:
             )
         unreadable: list[images.UnreadableSubject] = []
         with ExitStack() as stack:
-            main = _Sink(stack.enter_context(replacing(out)), self._about(model))
+            main = _Sink(stack.enter_context(replacing(out)), self._about(chosen))
             long = _Sink(stack.enter_context(replacing(Path(draws_out))), {}) if draws_out is not None else None
-            for table, posterior in self._blocks(subjects, model, unreadable, report):
+            for table, posterior in self._blocks(subjects, chosen, unreadable, report):
                 main.write(table)
                 for part in catalogue.draws_tables(posterior) if long else ():
                     long.write(part)  # type: ignore[union-attr]
@@ -272,33 +304,54 @@ class Campaign:
 
     # ---- evaluation --------------------------------------------------------------------------------
 
-    def evaluate(self, votes: Votes | None = None, model: Model | None = None, report: Report = silent) -> Judged:
-        """Judge the newest model on votes it never saw: the test subjects', or those given.
+    def evaluate(
+        self,
+        votes: str | Path | None = None,
+        subjects: str | Path | None = None,
+        model: str | Path | None = None,
+        report: Report = silent,
+    ) -> Judged:
+        """Judge the newest model, or the one in ``model``, on votes it never saw.
 
-        ``votes`` may be newer votes on the campaign's subjects; those the model has seen are left out.
+        By default those of the campaign's test subjects. ``votes`` is a table of newer votes; ``subjects`` a folder
+        or table of subjects outside the campaign, whose votes stand in it or in ``votes``. Subjects that the model
+        was trained on are left out.
         """
-        model = self.model() if model is None else model
-        own = votes is None
-        votes = self.votes if votes is None else votes.align(self.subjects.subject_ids)
-        voted = votes.total > 0
-        rows = np.flatnonzero(voted & (self.roles == "test"))
+        judge = self.model(model)
+        others = self.subjects if subjects is None else SubjectSet.open(subjects)
+        cast, how = self._votes_to_judge_by(votes, subjects, others)
+        voted = cast.total > 0
+        seen = self.subjects.subject_ids[(self.votes.total > 0) & (self.roles != "test")]
+        rows = np.flatnonzero(voted & ~np.isin(others.subject_ids.astype(str), seen.astype(str)))
         if not len(rows):
             raise GreenpeaError(
                 "no subject outside of training has votes: raise split.test and train again, "
                 "or use --folds 5 to judge every subject by a model that left it out"
             )
-        loaded = self._load(self.subjects.select(rows), report)
+        loaded = self._load(others.select(rows), report)
         rows = rows[loaded.rows]
         report("judging", 0.0, "")
-        posterior = model.predict(loaded.images, self.subjects.subject_ids[rows])
-        seen = np.flatnonzero((self.votes.total > 0) & (self.roles != "test"))
-        baseline = constant(self.votes.select(seen), self.subjects.subject_ids[rows])
-        how = "test subjects, kept from training by a hash of their id" if own else "the votes given, on test subjects"
-        return self._judge(posterior, votes.select(rows), baseline, rows, how, int(voted.sum()) - len(rows))
+        posterior = self._posterior(judge, loaded.images, others.subject_ids[rows], judge.draw())
+        known = np.flatnonzero((self.votes.total > 0) & (self.roles != "test"))
+        baseline = constant(self.votes.select(known), others.subject_ids[rows])
+        left_out = int(voted.sum()) - len(rows) - len(loaded.unreadable)
+        return self._judge(posterior, cast.select(rows), baseline, others.select(rows), loaded, how, left_out, judge)
+
+    def _votes_to_judge_by(
+        self, votes: str | Path | None, subjects: str | Path | None, others: SubjectSet
+    ) -> tuple[Votes, str]:
+        if votes is not None:
+            return read_votes(votes, self.tree).align(others.subject_ids), f"the votes in {Path(votes).name}"
+        if subjects is not None:
+            found = _find_votes(self.tree, subjects, None, None, others)
+            if found is None:
+                raise GreenpeaError(f"{subjects} holds no votes on this tree: give their table with --votes")
+            return found, f"the votes in {Path(subjects).name}"
+        return self.votes, "the test subjects, kept from training by a hash of their id"
 
     def cross_validate(self, folds: int = 5, start: str | Path | None = None, report: Report = silent) -> Judged:
         """Train ``folds`` times, each leaving out another part, and judge every subject by the model that did."""
-        first = checkpoint.load(start) if start is not None else None
+        first = None if start is None else starting_model(start)
         rows = np.flatnonzero(self.votes.total > 0)
         fold = _folds(self.subjects.subject_ids[rows], folds, self.settings.split)
         loaded = self._load(self.subjects.select(rows), report)
@@ -316,17 +369,62 @@ class Campaign:
             baselines.append(constant(votes.select(inside), ids[outside]))
             order.append(outside)
         every = np.concatenate(order)
-        how = f"every subject, judged by one of {folds} models that left it out"
+        how = f"every subject, each judged by the one of {folds} models that left it out"
+        shown = replace(loaded, images=loaded.images[every], rows=loaded.rows[every], filled=loaded.filled[every])
         joined = Posterior.concatenate(parts), votes.select(every), Posterior.concatenate(baselines)
-        return self._judge(*joined, rows[every], how, 0)
+        return self._judge(*joined, self.subjects.select(rows[every]), shown, how, 0, model)
 
     def _judge(
-        self, posterior: Posterior, votes: Votes, baseline: Posterior, rows: np.ndarray, how: str, left_out: int
+        self,
+        posterior: Posterior,
+        votes: Votes,
+        baseline: Posterior,
+        subjects: SubjectSet,
+        loaded: images.Loaded,
+        how: str,
+        left_out: int,
+        model: Model,
     ) -> Judged:
         rng = np.random.default_rng(self.settings.learning.seed)
-        return Judged(
-            evaluate(posterior, votes, baseline, rng), posterior, votes, self.subjects.select(rows), how, left_out
-        )
+        evaluation = evaluate(posterior, votes, baseline, rng)
+        return Judged(evaluation, posterior, votes, subjects, loaded, how, left_out, model)
+
+
+def starting_model(place: str | Path) -> Model:
+    """Return the model of a checkpoint's folder, or the newest of a campaign's."""
+    if (Path(place) / SETTINGS).is_file():
+        return Campaign.open(place).model()
+    return checkpoint.load(place)
+
+
+def write_report(campaign: Campaign, judged: Judged, out: str | Path, json_file: str | Path | None = None) -> Path:
+    """Write the report of an evaluation as HTML and, where wanted, its figures as JSON."""
+    model, chosen = judged.model, campaign.settings.catalogue
+    rng = np.random.default_rng(campaign.settings.learning.seed)
+    learned = information.of_tree(judged.posterior, chosen.information_votes, rng)
+    facts = model.facts | {
+        "fingerprint": model.fingerprint(),
+        "settings": model.settings.model_dump(mode="json"),
+        "images": model.preparation.model_dump(mode="json"),
+        "recalibration": {"sharpness": dict(model.recalibration.sharpness), "shift": dict(model.recalibration.shift)},
+        "versions": checkpoint.versions(),
+    }
+    page = reports.write(
+        judged,
+        Path(out),
+        judged.loaded.images,
+        campaign.folder.resolve().name,
+        facts,
+        vars(model.history) if model.history.train else None,
+        learned,
+        chosen.information_votes,
+        campaign.simulated,
+    )
+    if json_file is not None:
+        about = {"how": judged.how, "fingerprint": model.fingerprint(), "simulated": campaign.simulated}
+        with replacing(Path(json_file)) as temporary:
+            temporary.write_text(json.dumps(reports.to_json(judged.evaluation, **about), indent=2), encoding="utf-8")
+    return page
 
 
 def _folds(subject_ids: np.ndarray, folds: int, split: Split) -> np.ndarray:
@@ -450,3 +548,40 @@ def _imported(subjects: SubjectSet, tree: DecisionTree, votes: Votes | None) -> 
         unasked=tuple(slug for slug in tree.slugs if not votes.reached[slug].any()),
         note=subjects.note,
     )
+
+
+def simulate(
+    folder: str | Path, count: int, votes: int, size: int, seed: int, report: Report = silent
+) -> tuple[Campaign, Imported]:
+    """Make a campaign of simulated galaxies, classified by simulated volunteers; the truth is kept beside it."""
+    folder = Path(folder)
+    refuse_existing(folder)
+    tree = DecisionTree.load("gz-decals-5")
+    report("simulating galaxies", 0.0, "")
+    some = simulation.galaxies(count, seed, size)
+    report("simulating volunteers", 0.0, "")
+    crowd = simulation.volunteers(max(200, 2 * votes), seed)
+    cast = simulation.classify(some.truth, tree, votes, crowd, seed)
+    cast = replace(cast, subject_ids=some.subject_ids)
+    with replacing(folder) as temporary:
+        (temporary / "images").mkdir(parents=True)
+        for index, (subject, image) in enumerate(zip(some.subject_ids, some.images, strict=True)):
+            Image.fromarray(image).save(temporary / "images" / f"{subject}.png")
+            if index % 64 == 0:
+                report("writing images", index / count, f"{index:,} of {count:,}")
+        subjects = SubjectSet.from_folder(temporary / "images")
+        pq.write_table(_truth_table(some, simulation.expected_fractions(some.truth, tree, crowd)), temporary / TRUTH)
+        settings = Settings().override([f"images.size={size}"])
+        write(temporary, tree, subjects, cast, settings)
+    campaign = Campaign.open(folder)
+    return campaign, _imported(campaign.subjects, tree, cast)
+
+
+def _truth_table(some: simulation.Galaxies, expected: dict[str, np.ndarray]) -> pa.Table:
+    """Return, per subject, the fractions that infinitely many of these volunteers would give, and the physics."""
+    tree = DecisionTree.load("gz-decals-5")
+    columns = {"subject_id": pa.array(some.subject_ids, pa.string())}
+    for question in tree.questions:
+        for index, answer in enumerate(question.answer_slugs):
+            columns[f"{question.slug}_{answer}"] = pa.array(expected[question.slug][:, index], pa.float32())
+    return pa.table(columns | {name: pa.array(np.asarray(values)) for name, values in some.properties.items()})

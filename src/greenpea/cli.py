@@ -233,9 +233,8 @@ def predict(
 
     campaign = Campaign.open(folder, sets or [])
     others = SubjectSet.open(subjects, id_column, image_column) if subjects else None
-    chosen = campaign.model(model)
     with _progress() as report:
-        done = campaign.predict(out, others, draws, chosen, report)
+        done = campaign.predict(out, others, draws, model, report)
     _show_unreadable([[one.subject_id, one.reason] for one in done.unreadable])
     if done.unreadable:
         console.print(f"All of them are listed in {out.with_suffix('.unreadable.csv')}.")

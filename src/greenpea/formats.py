@@ -288,7 +288,7 @@ def _unpack_tiles(data: bytes, at: int, start: int, end: int) -> np.ndarray:
 
     cards = (data[card : card + CARD] for card in range(at, start, CARD))
     primary = fits.PrimaryHDU().header.tostring().encode()
-    table = b"".join(card for card in cards if TILE_CARDS.match(card) and card.isascii()) + b"END"
+    table = b"".join(card for card in cards if TILE_CARDS.match(card)) + b"END"
     plain = primary + _padded(table, b" ") + _padded(data[start:end], b"\0")
     with fits.open(io.BytesIO(plain), memmap=False) as units:
         return np.asarray(units[1].data)

@@ -1,6 +1,8 @@
 """Images: prepared as a network sees them, many at a time; one that cannot be read is never lost.
 
-The formats are in `formats`. Measured on two cores, 64 pixels wanted, images per second: SPEEDS
+The formats are in `formats`. Cost to 64 pixels, in processor time per image: 0.32 ms for an 88-pixel JPEG,
+0.55 ms for one of 200 pixels, 1.2 ms for one of 1,024, 0.32 ms for a 64-pixel FITS with the asinh stretch.
+About half of it holds Python's lock, so that threads can at most double the speed; for more, use processes.
 """
 
 from __future__ import annotations
@@ -351,7 +353,8 @@ def _prepared(
 
 
 def _prepare_one(subjects: SubjectSet, preparation: Preparation, row: int) -> Result:
-    # A JPEG decoded small is not quite the image made small: at twice the size wanted the difference is DIFF.
+    # A JPEG decoded small is not quite the image made small: at twice the size wanted they
+    # differ by half a level of 255 (root mean square), and it costs a sixth at 1,024 pixels.
     at_least = math.ceil(2 * preparation.size / preparation.crop)
     try:
         return _prepare(decode(read_bytes(subjects.source(row)), at_least), preparation)

@@ -1,4 +1,4 @@
-"""Pictures of a posterior and of how it was judged: values in, a matplotlib Figure out. No pyplot, no global state.
+"""Pictures of a posterior and of how it was judged: values in, a matplotlib Figure out; no pyplot.
 
 Every colour is one of the few named here, so that `svg` can hand them to the page as CSS variables: the same
 picture then reads on light and on dark paper. Panels are small on purpose: a page sets them side by side on a
@@ -52,7 +52,7 @@ def votes_predicted(
     """
     answer = most_in_doubt(pmf) if answer is None else answer
     curves, k = pmf[:, answer], np.arange(reached + 1)
-    figure = _figure(5.0 if image is None else 7.0, 2.0)
+    figure = _figure(4.3 if image is None else 6.2, 2.0)
     ratios = [1, 1.25] if image is None else [0.9, 1, 1.25]
     panels = figure.subplots(1, len(ratios), width_ratios=ratios)
     if image is not None:
@@ -91,7 +91,7 @@ def fractions(
 
     The band is ±1 s.d. of the fraction of n voters around a perfect prediction, n the median of ``reached``.
     """
-    figure = _figure(2.8, 2.8)
+    figure = _figure(2.7, 2.7)
     axes = figure.subplots()
     f = np.linspace(0, 1, 101)
     noise = np.sqrt(f * (1 - f) / max(1.0, float(np.median(reached))))
@@ -107,7 +107,10 @@ def fractions(
 
 
 def excess(scores: Sequence[Score]) -> Figure:
-    """Draw excess nats per vote per question: the network with its interval, the constant predictor, the floor."""
+    """Draw excess nats per vote per question: the network with its interval, the constant predictor, the floor.
+
+    The first of ``scores`` is of all questions together.
+    """
     figure = _figure(4.8, 0.9 + 0.27 * len(scores))
     axes = figure.subplots()
     place = np.arange(len(scores))[::-1]
@@ -115,13 +118,17 @@ def excess(scores: Sequence[Score]) -> Figure:
     reach = np.array([[score.excess.low, score.excess.high] for score in scores])
     apart = np.maximum(np.abs(reach - value[:, None]).T, 0)
     axes.axvline(0, color=INK, linewidth=1.2)
-    axes.scatter([score.constant_excess for score in scores], place, color=ORANGE, marker="D", s=22, zorder=3)
-    axes.errorbar(value, place, xerr=apart, color=GREEN, fmt="o", markersize=4.5, elinewidth=1.4, zorder=4)
+    constant = [score.constant_excess for score in scores]
+    axes.scatter(constant, place, color=ORANGE, marker="D", s=22, zorder=3, label="constant predictor")
+    points = {"color": GREEN, "fmt": "o", "markersize": 4.5, "elinewidth": 1.4, "zorder": 4}
+    axes.errorbar(value, place, xerr=apart, label="network", **points)
     _style(axes, "nats per vote above the floor", grid="x")
-    axes.set_yticks(place, [_short(score.question, 26) for score in scores], parse_math=False, color=INK)
+    names = ["all questions", *(_short(score.question, 26) for score in scores[1:])]
+    axes.set_yticks(place, names, parse_math=False, color=INK)
     axes.set_ylim(-0.7, len(scores) - 0.3)
-    high = max(float(reach.max()), max(score.constant_excess for score in scores))
+    high = max(float(reach.max()), *constant)
     axes.set_xlim(min(0.0, float(reach.min())) - 0.03 * high, 1.08 * high)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8, labelcolor=INK, frameon=False)
     return figure
 
 
@@ -159,29 +166,28 @@ def pit(
     groups: int = 10,
     bins: int = 10,
 ) -> Figure:
-    """Draw the histogram of ``values`` (`randomised_pit`) in each decile of the predicted fraction.
+    """Draw, side by side, the histogram of ``values`` (`randomised_pit`) in each decile of the predicted fraction.
 
-    1 is what a calibrated posterior has; the band holds 95 % of its bars, were all cells independent.
+    1 is what a calibrated posterior has; the band holds 95 % of its bars, were all cells independent. Each is
+    marked with its mean predicted fraction. Fewer groups where they would hold fewer than 20 cells.
     """
     groups = max(1, min(groups, len(values) // 20))
-    columns = min(5, groups)
-    figure = _figure(0.5 + 0.92 * columns if groups > 1 else 2.8, 0.7 + 1.0 * -(-groups // columns))
-    panels = figure.subplots(-(-groups // columns), columns, sharex=True, sharey=True, squeeze=False)
+    figure = _figure(2.8 if groups < 5 else 4.2, 2.8)
+    axes = figure.subplots()
+    edges = np.linspace(0.06, 0.94, bins + 1)
+    means, tallest = [], 2.0
     parts = zip(by_decile(predicted, predicted, groups), by_decile(predicted, values, groups), strict=True)
-    tallest = 2.0
-    for panel, (fraction, part) in zip(panels.flat, parts, strict=False):
+    for place, (fraction, part) in enumerate(parts):
         density = np.histogram(part, bins, (0, 1))[0] * bins / len(part)
         low, high = binom.ppf([0.025, 0.975], len(part), 1 / bins) * bins / len(part)
-        panel.fill_between([0, 1], low, high, color=DRAW, alpha=0.28, linewidth=0)
-        panel.axhline(1, color=MUTED, linewidth=0.8)
-        panel.stairs(density, np.linspace(0, 1, bins + 1), color=GREEN, linewidth=1.4)
-        _style(panel, title=f"{fraction.min():.2f}–{fraction.max():.2f}", size=7, grid="")
+        axes.fill_between(place + edges[[0, -1]], low, high, color=DRAW, alpha=0.28, linewidth=0)
+        axes.stairs(density, place + edges, color=GREEN, linewidth=1.2, baseline=None)
+        means.append(float(fraction.mean()))
         tallest = max(tallest, float(density.max()), float(high))
-    for panel in panels.flat[groups:]:
-        panel.set_axis_off()
-    panels.flat[0].set(xlim=(0, 1), ylim=(0, 1.05 * tallest), xticks=[0, 1], yticks=[0, 1])
-    figure.supxlabel("PIT, by predicted fraction", color=INK, fontsize=8.5)
-    figure.suptitle(_short(name), color=INK, fontsize=9, parse_math=False)
+    axes.axhline(1, color=MUTED, linewidth=0.8)
+    _style(axes, "PIT, by predicted fraction", "relative frequency", name, grid="")
+    axes.set(xlim=(0, groups), ylim=(0, 1.05 * tallest))
+    axes.set_xticks(np.arange(groups) + 0.5, [f"{mean:.2f}" for mean in means])
     return figure
 
 
@@ -190,7 +196,9 @@ def reliability(points: Reliability, name: str) -> Figure:
     figure = _figure(2.8, 2.8)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     top.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
-    top.errorbar(points.predicted, points.observed, points.error, color=GREEN, marker="o", markersize=4, linewidth=1.2)
+    top.errorbar(
+        points.predicted, points.observed, points.error, color=GREEN, marker="o", markersize=4, linewidth=1.2
+    )
     _style(top, "", "observed fraction", name)
     top.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     bottom.bar(points.predicted, points.cells, width=0.05, color=DRAW)
@@ -211,7 +219,9 @@ def history(train: Sequence[float], held_out: Sequence[float], best_epoch: int =
     epochs = np.arange(1, len(train) + 1)
     marker = "o" if len(train) == 1 else ""
     axes.plot(epochs, train, color=DRAW, linewidth=1.4, marker=marker, label="training")
-    axes.plot(np.arange(1, len(held_out) + 1), held_out, color=GREEN, linewidth=1.8, marker=marker, label="held out")
+    axes.plot(
+        np.arange(1, len(held_out) + 1), held_out, color=GREEN, linewidth=1.8, marker=marker, label="held out"
+    )
     if best_epoch >= 0:
         axes.axvline(best_epoch + 1, color=INK, linewidth=1, linestyle=(0, (4, 2)), label="kept")
     _style(axes, "epoch", "loss, nats per subject")
@@ -231,20 +241,19 @@ def information(
     axes = figure.subplots()
     shown = np.maximum(value, 1e-4)
     low, ceiling = 0.8 * float(shown.min()), float(np.log(draws))
-    line = {"color": ORANGE, "linewidth": 1.2, "linestyle": (0, (4, 2))}
     words = f"ln {draws} = {ceiling:.2f}: all that {draws} draws can tell"
     if distance is None:
         axes.hist(shown, np.geomspace(low, 1.3 * ceiling, 40), color=DRAW)
-        axes.axvline(ceiling, **line)
+        axes.axvline(ceiling, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 2)))
         axes.set_xscale("log")
         _style(axes, "information, nats", "subjects", words)
         return figure
     span = (0.95 * float(distance.min()), 1.03 * float(distance.max()) + 1e-9)
     axes.set_yscale("log")
     _cloud(axes, distance, shown, (span, (low, 1.3 * ceiling)), log_y=True)
-    axes.axhline(ceiling, **line)
-    axes.text(0.02, ceiling * 0.93, words, color=ORANGE, fontsize=8, va="top", transform=axes.get_yaxis_transform())
-    axes.set(xlim=span, ylim=(low, 1.5 * ceiling))
+    axes.axhline(ceiling, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 2)))
+    axes.text(0.02, 1.07 * ceiling, words, color=ORANGE, fontsize=8, transform=axes.get_yaxis_transform())
+    axes.set(xlim=span, ylim=(low, 2.2 * ceiling))
     _style(axes, "distance in embedding space", "information, nats")
     return figure
 
@@ -253,15 +262,15 @@ def information(
 
 
 def svg(figure: Figure) -> str:
-    """Return a figure as an ``<svg>`` element for an HTML page, which says what ``--fig-ink`` and so on are.
+    """Return a figure as an ``<svg>`` element for an HTML page, which sets the font, ``--fig-ink`` and so on.
 
     Without width, ids nobody refers to, namespaces and metadata: nothing in it is fetched from anywhere.
     The same figure gives the same text.
     """
     buffer = StringIO()
-    plain = {"svg.fonttype": "none", "svg.hashsalt": "greenpea"}
     unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context(plain), warnings.catch_warnings():
+    plain = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "greenpea"})
+    with plain, warnings.catch_warnings():
         # The page's own font is used, which may well have what matplotlib's lacks.
         warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
         figure.savefig(buffer, format="svg", transparent=True, metadata=unsaid)
@@ -271,7 +280,7 @@ def svg(figure: Figure) -> str:
     text = f"<svg {view_box[0] if view_box else ''}>{text[text.index('>') + 1 :]}"
     # matplotlib's style is a rule for "*", which would leave the picture and rule the page.
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = text.replace("xlink:href", "href")
+    text = re.sub(r" font-family: [^;\"]*;|\n\s*", " ", text).replace("xlink:href", "href")
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))
     text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
     return re.sub("|".join(PALETTE), lambda found: f"var(--fig-{PALETTE[found[0]]})", text)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Num
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -47,6 +47,7 @@ class Judged(Protocol):
     @property
     def how(self) -> str:
         """Which votes these are, in words."""
+
     @property
     def left_out(self) -> int:
         """Subjects with votes that were not judged."""
@@ -62,6 +63,7 @@ def write(
     information: Information | None = None,
     information_votes: int = 5,
     simulated: bool = False,
+    unreadable: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write the report to ``out`` and return that; the same input gives the same bytes.
 
@@ -69,6 +71,7 @@ def write(
     model: nested values are shown as tables, ``unreadable`` ([subject id, reason] pairs) as a list.
     ``history`` holds ``train`` and ``held_out`` losses per epoch, and maybe ``best_epoch``. ``information``
     is what ``information_votes`` more votes would teach about each subject. ``simulated`` raises a banner.
+    ``unreadable`` are the (subject id, reason) of those not judged, since their images cannot be read.
     """
     page = _environment().get_template("report.html")
     evaluation = judged.evaluation
@@ -77,6 +80,7 @@ def write(
         simulated=simulated,
         how=judged.how,
         left_out=judged.left_out,
+        unreadable=_listed(unreadable),
         headline=headline(evaluation),
         gallery=_gallery(judged, images, information),
         information_votes=information_votes,
@@ -140,9 +144,9 @@ def _per_cent(share: float, digits: int = 1) -> str:
 
 
 def _digits(interval: Interval) -> int:
-    """Return so many decimals that half the interval keeps two figures, between 2 and 5."""
+    """Return so many decimals that half the interval keeps two figures, between 2 and 4."""
     half = (interval.high - interval.low) / 2
-    return 3 if not half > 0 else max(2, min(5, 1 - math.floor(math.log10(half))))
+    return 3 if not half > 0 else max(2, min(4, 1 - math.floor(math.log10(half))))
 
 
 def _interval(interval: Interval) -> str:
@@ -168,9 +172,9 @@ def headline(evaluation: Evaluation) -> Headline:
     score = evaluation.overall
     digits = _digits(score.excess)
     floor = (
-        f"On {score.subjects:,} held-out subject{'s' * (score.subjects != 1)} with {score.votes:,} votes, the network "
-        f"predicts votes {_number(score.excess.value, digits)} nats per vote above the perfect floor; the "
-        f"constant predictor, which sees no image, {_number(score.constant_excess, digits)}."
+        f"On {score.subjects:,} held-out subject{'s' * (score.subjects != 1)} with {score.votes:,} votes, the "
+        f"network predicts votes {_number(score.excess.value, digits)} nats per vote above the perfect floor; "
+        f"the constant predictor, which sees no image, {_number(score.constant_excess, digits)}."
     )
     return Headline(verdict(score), floor, _comparison(score), _coverage(score), _exceptions(evaluation))
 
@@ -185,20 +189,22 @@ def verdict(score: Score) -> str:
 
 
 def _comparison(score: Score) -> str:
-    gain, interval = score.gain, f"(95 % interval {_interval(score.gain)})"
-    size = f"{_number(abs(gain.value), _digits(gain))} nats per vote"
+    gain, unseen = score.gain, "than not looking at the image"
+    size, interval = f"{_number(abs(gain.value), _digits(gain))} nats per vote", f"95 % interval {_interval(gain)}"
     match verdict(score):
         case "better":
-            way = gain.value / score.constant_excess
+            way = 100 * gain.value / score.constant_excess
             return (
-                f"Better than not looking at the image: it gains {size} {interval}, {way:.0%} of the way from the "
-                f"constant predictor to the floor."
+                f"Better {unseen}: it gains {size} ({interval}), {way:.0f} % of the way from the constant "
+                f"predictor to the floor."
             )
         case "worse":
-            return f"Worse than not looking at the image: it loses {size} {interval}."
+            return f"Worse {unseen}: it loses {size} ({interval} of the gain)."
         case "no better":
-            return f"No better than not looking at the image, as far as these votes can tell: a gain of {interval[1:-1]}."
-    return f"Too few subjects to tell whether it is better than not looking at the image: {FEWEST} is the least."
+            return (
+                f"No better {unseen}, as far as these votes can tell: the gain has the {interval} nats per vote."
+            )
+    return f"Too few subjects to tell whether it is better {unseen}: that takes {FEWEST} or more."
 
 
 def _off(score: Score) -> dict[str, int]:
@@ -222,8 +228,10 @@ def _coverage(score: Score) -> str:
     held = f"{held}, {_and(others)}" if others else held
     if all(abs(score.coverage[level] - float(level) / 100) <= 0.02 for level in off):
         return f"Calibrated to within 2 %, though not exactly: {held}."
-    signs = set(off.values())
-    why = "surer than it should be" if signs == {-1} else "less sure than it could be" if signs == {1} else "misjudged"
+    signs = sorted(set(off.values()))
+    why = "too sure at some levels, not sure enough at others"
+    if len(signs) == 1:
+        why = "surer than it should be" if signs[0] < 0 else "less sure than it could be"
     return f"Not calibrated, {why}: {held}."
 
 
@@ -232,6 +240,8 @@ def _exceptions(evaluation: Evaluation) -> str:
     if not some:
         return ""
     judged = sum(verdict(score) != "unclear" for score in evaluation.scores[1:])
+    if len(some) == judged:
+        return "There is no question on which it is better than not looking."
     return f"On {len(some)} of {judged} questions it is no better than not looking: {_and(some)}."
 
 
@@ -245,7 +255,7 @@ def _and(words: Sequence[str]) -> str:
 def _picture(figure: Figure, alt: str) -> Markup:
     """Return a figure as inline SVG with its alternative text, as wide as it was drawn, or the screen."""
     width = round(96 * figure.get_size_inches()[0])
-    drawn = Markup(plots.svg(figure))  # noqa: S704 matplotlib escapes the words in it
+    drawn = Markup(plots.svg(figure))  # matplotlib escapes the words in it
     opening = Markup('<svg role="img" aria-label="{}" style="width:{}px" ').format(alt, width)
     return opening + drawn.removeprefix("<svg ")
 
@@ -282,7 +292,7 @@ def choose(posterior: Posterior, votes: Votes, information: Information | None, 
     those with most to learn the question on which the draws differ most; the worst the question that
     surprised most.
     """
-    slugs = [slug for slug in posterior.tree.slugs if votes.reached[slug].any()]
+    slugs = [slug for slug in posterior.tree.topological_order if votes.reached[slug].any()]
     reached = np.stack([votes.reached[slug] for slug in slugs])
     above = np.stack([log_floor(votes, slug) - posterior.log_pmf(slug, votes) for slug in slugs])
     doubt = np.stack([posterior.variance(slug).between.sum(axis=1) for slug in slugs])
@@ -345,7 +355,9 @@ def _thumbnail(
 ) -> dict[str, Any]:
     facts = []
     if information is not None:
-        facts.append(f"{_number(float(information.value[row]))} ± {_number(float(information.error[row]))} nats to learn")
+        facts.append(
+            f"{_number(float(information.value[row]))} ± {_number(float(information.error[row]))} nats to learn"
+        )
     if posterior.distance is not None:
         facts.append(f"distance {_number(float(posterior.distance[row]), 2)}")
     return {"id": str(posterior.subject_ids[row]), "png": _png(images[row]), "facts": facts}
@@ -384,9 +396,9 @@ def _scores(judged: Judged) -> dict[str, Any]:
 def _fractions(judged: Judged) -> list[Markup]:
     """Draw predicted against observed: of the questions with most votes, the answer volunteers differ most on."""
     evaluation = judged.evaluation
-    most = sorted(evaluation.scores[1:], key=lambda score: -score.votes)[:SPREADS]
+    most = sorted(evaluation.reached, key=lambda slug: -int(evaluation.reached[slug].sum()))[:SPREADS]
     pictures = []
-    for slug in (score.question for score in most):
+    for slug in most:
         answer = int(evaluation.observed[slug].std(axis=0).argmax())
         predicted, observed = evaluation.predicted[slug][:, answer], evaluation.observed[slug][:, answer]
         name = f"{slug}: {judged.posterior.tree[slug].answer_slugs[answer]}"
@@ -490,16 +502,19 @@ ELSEWHERE = {"tree", "history", "unreadable"}  # facts that are not for a table
 def _training(facts: Mapping[str, Any], history: Mapping[str, Any] | None) -> dict[str, Any]:
     inner = facts.get("facts")
     facts = {**facts, **inner} if isinstance(inner, Mapping) else facts
-    unreadable = [(str(subject), str(reason)) for subject, reason in facts.get("unreadable") or ()]
     shown = {key: value for key, value in facts.items() if key not in ELSEWHERE | {"facts"}}
     tables = {key: list(_flat(value)) for key, value in shown.items() if isinstance(value, Mapping) and value}
     plain = [(key, _said(value)) for key, value in shown.items() if not isinstance(value, Mapping)]
     return {
         "tables": {"model": plain, **tables} if plain else tables,
-        "unreadable": unreadable[:LISTED],
-        "unreadable_count": len(unreadable),
+        "unreadable": _listed(facts.get("unreadable") or ()),
         "picture": _losses(history),
     }
+
+
+def _listed(unreadable: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Return the first `LISTED` (subject id, reason) pairs, and how many there are."""
+    return {"some": [tuple(map(str, pair)) for pair in unreadable[:LISTED]], "count": len(unreadable)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -515,7 +530,11 @@ def _said(value: Any) -> str:
         return ", ".join(map(_said, value)) or "none"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return {None: "none", True: "yes", False: "no"}.get(value, str(value)) if value is None or isinstance(value, bool) else str(value)
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
 
 
 def _losses(history: Mapping[str, Any] | None) -> Markup | None:

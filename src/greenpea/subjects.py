@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -312,7 +312,7 @@ class _EmbeddedImages:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._tables: dict[str, tuple[pq.ParquetFile, Int[np.ndarray, " group"]]] = {}
-        self._groups: OrderedDict[tuple[str, str, int], pa.ChunkedArray] = OrderedDict()
+        self._groups: dict[tuple[str, str, int], pa.ChunkedArray] = {}
 
     def __reduce__(self) -> tuple[type[_EmbeddedImages], tuple[()]]:
         # Open files and locks do not travel to another process; they are opened again there.
@@ -343,10 +343,9 @@ class _EmbeddedImages:
     def _group(self, file: pq.ParquetFile, table: str, column: str, group: int) -> pa.ChunkedArray:
         key = table, column, group
         if key not in self._groups:
-            while len(self._groups) >= self.KEPT:
-                self._groups.popitem(last=False)
+            if len(self._groups) == self.KEPT:
+                del self._groups[next(iter(self._groups))]
             self._groups[key] = _bytes_of(file.read_row_group(group, columns=[column]))
-        self._groups.move_to_end(key)
         return self._groups[key]
 
 

@@ -43,8 +43,8 @@ def save(model: Model, folder: str | Path) -> Path:
     with replacing(folder) as temporary:
         temporary.mkdir()
         save_file(model.tensors(), temporary / NUMBERS)
-        facts = _facts(model) | {"sha256": sha256(temporary / NUMBERS)}
-        (temporary / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        known = _facts(model) | {"sha256": sha256(temporary / NUMBERS)}
+        (temporary / FACTS).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return folder
 
 
@@ -73,22 +73,29 @@ def load(folder: str | Path) -> Model:
     Raises GreenpeaError, with the remedy, where a file is missing, cut short or altered.
     """
     folder = Path(folder)
+    known = facts(folder)
+    if sha256(folder / NUMBERS) != known.get("sha256"):
+        raise _broken(folder / NUMBERS, "its bytes are not those that were saved")
+    try:
+        return _restore(known, load_file(folder / NUMBERS))
+    except (SafetensorError, KeyError, TypeError, ValidationError, RuntimeError) as error:
+        raise _broken(folder / FACTS, f"a part is missing or does not fit: {error}") from error
+
+
+def facts(folder: str | Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, without reading its numbers. Raises as `load` does."""
+    folder = Path(folder)
     for name in (NUMBERS, FACTS):
         if not (folder / name).is_file():
             raise GreenpeaError(f"{folder} is not a checkpoint: it has no {name}. Train a model, or name its folder")
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        kind = facts["format"]
+        known: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        kind = known["format"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise _broken(folder / FACTS, "it is not the JSON that Greenpea writes") from error
     if kind != FORMAT:
         raise GreenpeaError(f"{folder / FACTS} has the format {kind!r}; this Greenpea reads {FORMAT!r}")
-    if sha256(folder / NUMBERS) != facts.get("sha256"):
-        raise _broken(folder / NUMBERS, "its bytes are not those that were saved")
-    try:
-        return _restore(facts, load_file(folder / NUMBERS))
-    except (SafetensorError, KeyError, TypeError, ValidationError, RuntimeError) as error:
-        raise _broken(folder / FACTS, f"a part is missing or does not fit: {error}") from error
+    return known
 
 
 def _restore(facts: dict[str, Any], numbers: dict[str, torch.Tensor]) -> Model:

@@ -23,6 +23,7 @@ from greenpea.votes import Votes
 
 # Prior precisions tried for the head, the one that best predicts the validation votes is kept.
 PRECISIONS = (1.0, 10.0, 100.0, 1000.0)
+FROZEN_PRECISIONS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 Report = Callable[[str, float, str], None]  # stage, share done, a few words
 
@@ -161,7 +162,7 @@ def learn(
     ready = Model(
         encoder=encoder,
         layout=layout,
-        preparation=preparation,
+        preparation=preparation.model_copy(update={"channels": images.shape[1]}),
         settings=settings,
         channels=images.shape[1],
         state=None,
@@ -170,13 +171,75 @@ def learn(
         history=history,
         facts={"orientation": turned, "subjects": {"training": len(learned), "validation": len(kept)}},
     )
+    evidence = _Evidence(votes, learned, kept, packed, *values)
+    if settings.freeze:
+        return _recalibrated(_frozen_head(ready, bias, evidence, report), evidence)
     trained = torch.cat([network[2].weight.T, network[2].bias[None]]).detach().float()
-    return _fit_head(ready, trained, bias, values, packed, learned, kept, votes, report)
+    return _recalibrated(_with_doubt(ready, trained, PRECISIONS, evidence, report), evidence)
+
+
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """The votes and embeddings that the head is fitted on and judged by."""
+
+    votes: Votes
+    learned: np.ndarray
+    kept: np.ndarray
+    packed: Tensor
+    training: Tensor
+    validation: Tensor
+
+    def predict(self, model: Model) -> Posterior:
+        """Return the model's posterior of the validation subjects."""
+        return model.posterior(self.validation, self.votes.subject_ids[self.kept], model.draw())
+
+    def score(self, model: Model) -> float:
+        """Return ln p of the validation votes, in nats."""
+        held, posterior = self.votes.select(self.kept), self.predict(model)
+        return float(sum(posterior.log_pmf(slug, held).sum() for slug in held.tree.slugs))
+
+
+def _with_doubt(
+    model: Model, mean: Tensor, precisions: tuple[float, ...], evidence: _Evidence, report: Report
+) -> Model:
+    """Return the model with a distribution of heads around ``mean``, as wide as predicts validation best."""
+    found: list[tuple[float, Model]] = []
+    for index, precision in enumerate(precisions if model.method.USES_PRECISION else precisions[:1]):
+        report("head", index / len(precisions), f"prior precision {precision:g}")
+        packed = evidence.packed[torch.from_numpy(evidence.learned)]
+        rate = model.settings.dropout
+        state = model.method.fit(model.layout, mean, evidence.training, packed, precision, rate)
+        some = replace(model, state=state)
+        found.append((evidence.score(some), some))
+    report("head", 1.0, "")
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+def _frozen_head(model: Model, bias: Tensor, evidence: _Evidence, report: Report) -> Model:
+    """Fit the head alone, drawn towards the constant predictor, by as much as predicts validation best."""
+    anchor = torch.zeros(len(bias), model.encoder.embedding_size + 1).T.contiguous()
+    anchor[-1] = bias
+    packed = evidence.packed[torch.from_numpy(evidence.learned)]
+    found: list[tuple[float, Model]] = []
+    for precision in FROZEN_PRECISIONS:
+        mean = heads.refit(model.layout, evidence.training, packed, anchor, precision)
+        some = _with_doubt(model, mean, (precision,), evidence, report)
+        found.append((evidence.score(some), some))
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+def _recalibrated(model: Model, evidence: _Evidence) -> Model:
+    if not model.settings.recalibrate:
+        return model
+    found = recalibrate(evidence.predict(model), evidence.votes.select(evidence.kept))
+    return replace(model, recalibration=found)
 
 
 def _encoder(channels: int, preparation: Preparation, settings: Learning, start: Model | None) -> encoders.Encoder:
     encoder = encoders.build(settings.encoder, channels, preparation.size, settings.width, settings.pretrained)
     if start is None:
+        if settings.freeze:
+            raise GreenpeaError("learning.freeze keeps an encoder as it is: name the model it comes from with --from")
         return encoder
     if start.channels != channels:
         raise GreenpeaError(
@@ -231,22 +294,8 @@ def _train(
         heads.Targets(layout).loss,
         held_out=PlainBatches(images, kept, packed, 256),
         recipe=recipe,
-        fabric=training.make_fabric(settings.precision, settings.accelerator),
+        fabric=training.make_fabric(settings.precision, accelerator=settings.accelerator),
         progress=progress,
     )
     assert isinstance(best, nn.Sequential)
     return best.cpu(), history
-
-
-def _fit_head(
-    model: Model,
-    trained: Tensor,
-    bias: Tensor,
-    embeddings: list[Tensor],
-    packed: Tensor,
-    learned: np.ndarray,
-    kept: np.ndarray,
-    votes: Votes,
-    report: Report,
-) -> Model:
-    raise NotImplementedError

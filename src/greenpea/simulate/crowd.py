@@ -117,7 +117,7 @@ def classify(
     """
     subjects = _check_truth(truth, tree)
     asked = np.broadcast_to(np.asarray(votes_per_subject), subjects)
-    if asked.min() < 0 or asked.max() > len(volunteers):
+    if asked.min(initial=0) < 0 or asked.max(initial=0) > len(volunteers):
         raise GreenpeaError(
             f"between {asked.min()} and {asked.max()} votes a subject: choose between 0 and the number of "
             f"volunteers ({len(volunteers)}), since nobody classifies a subject twice"

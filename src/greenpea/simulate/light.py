@@ -106,17 +106,22 @@ def band_ratios(g_r: np.ndarray, r_z: np.ndarray, redshift: np.ndarray) -> Float
 # ---- components --------------------------------------------------------------------------------------
 
 
+def _sersic_b(index: np.ndarray) -> np.ndarray:
+    # b ≈ 2n − 1/3 + 4/(405 n) + 46/(25515 n²)  (Ciotti & Bertin 1999)
+    return np.asarray(2 * index - 1 / 3 + 4 / (405 * index) + 46 / (25515 * index**2))
+
+
 def sersic(radius: Maps, index: np.ndarray) -> Maps:
     """Return a Sérsic profile, 1 at the effective radius (radius 1)."""
-    # I(r) = exp(−b (r^{1/n} − 1)),  b ≈ 2n − 1/3 + 4/(405 n)  (Ciotti & Bertin 1999)
-    b = 2 * index - 1 / 3 + 4 / (405 * index)
+    # I(r) = exp(−b (r^{1/n} − 1))  (Sérsic 1963)
+    b = _sersic_b(index)
     return np.asarray(np.exp(-b * (np.exp(np.log(radius) / index) - 1)))
 
 
 def sersic_flux(index: np.ndarray) -> np.ndarray:
     """Return the light of a round Sérsic profile that is 1 at its effective radius 1."""
     # F = 2 π n e^b b^{−2n} Γ(2n)
-    b = 2 * index - 1 / 3 + 4 / (405 * index)
+    b = _sersic_b(index)
     log_flux = np.log(2 * np.pi * index) + b - 2 * index * np.log(b) + special.gammaln(2 * index)
     return np.asarray(np.exp(log_flux), np.float32)
 
@@ -148,7 +153,7 @@ def disk(at: Plane, c: Columns) -> Maps:
         height = np.sqrt((0.5 * e["thickness"]) ** 2 + (0.45 * np.cos(e["inclination"])) ** 2)
         ridge = centre[edge] * np.pi * q[edge] ** 0.6 / (2 * DISK_SCALE * height)
         # I(u, w) = I₀ e^{−|u|/h} sech²(w/z₀)  (van der Kruit & Searle 1981)
-        light[edge] = ridge * np.exp(-DISK_SCALE * np.sqrt(u * u + 0.02)) * (1 - np.tanh(w / height) ** 2)
+        light[edge] = ridge * np.exp(-DISK_SCALE * np.sqrt(u * u + 0.06)) * (1 - np.tanh(w / height) ** 2)
     return light
 
 

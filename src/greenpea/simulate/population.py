@@ -175,7 +175,7 @@ def _body(p: Properties, count: int, rng: np.random.Generator) -> Drawn:
         "surface_brightness": brightness + spread * rng.normal(size=count),
         "inclination_deg": np.degrees(np.arccos(rng.random(count))),
         "position_angle_deg": _angle(count, rng) / 2,
-        "thickness": rng.uniform(0.07, 0.16, count) + 0.22 * (p["kind"] == 3) + 0.06 * (p["kind"] == 1),
+        "thickness": rng.uniform(0.10, 0.20, count) + 0.22 * (p["kind"] == 3) + 0.06 * (p["kind"] == 1),
     }
 
 

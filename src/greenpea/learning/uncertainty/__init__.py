@@ -1,8 +1,8 @@
 """Sources of doubt about the head's weights, one published method a file, the same skeleton in each.
 
-``Settings`` (what a person may choose), ``State`` (what is kept), ``fit`` (training votes → State), ``draw``
-(State → one set of weights), ``tensors`` and ``restore`` (State ↔ checkpoint). A draw is one set of weights, the
-same for every subject, batch and worker.
+``State`` (what is kept), ``fit`` (a head and the votes it learned from → State), ``draw`` (State → one set of
+weights), ``tensors`` and ``restore`` (State ↔ checkpoint); ``USES_PRECISION`` says whether ``fit`` heeds the prior.
+A draw is one set of weights, the same for every subject, batch and worker.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from greenpea.errors import GreenpeaError, did_you_mean
 from greenpea.learning.uncertainty import dropout, laplace
 
 METHODS: dict[str, ModuleType] = {"laplace": laplace, "dropout": dropout}
-DEFAULT = "laplace"
 
 
 def method(name: str) -> ModuleType:

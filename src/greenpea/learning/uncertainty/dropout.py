@@ -13,6 +13,9 @@ from torch import Tensor
 from greenpea.learning.heads import Layout
 
 
+USES_PRECISION = False  # whether the prior precision matters to `fit`
+
+
 @dataclass(frozen=True)
 class State:
     """The trained head [embedding + 1, output] and the share of the embedding that a draw silences."""

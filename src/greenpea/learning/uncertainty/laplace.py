@@ -17,6 +17,9 @@ from greenpea.learning.heads import LOG_CONCENTRATION, Layout, apply
 CHUNK = 1024  # subjects whose Fisher information is held at once
 
 
+USES_PRECISION = True  # whether the prior precision matters to `fit`
+
+
 @dataclass(frozen=True)
 class State:
     """The most probable head [embedding + 1, output], and per question the Cholesky factor of its precision.
