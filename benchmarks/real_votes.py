@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import data_folder, figures, finish, say
 from torch import nn
 
+from common import data_folder, figures, finish, say
 from greenpea import images
 from greenpea.calibration import Score, constant, evaluate
 from greenpea.campaign import Campaign, create
@@ -27,7 +27,7 @@ from greenpea.learning.batches import ImageBatches, PlainBatches
 from greenpea.learning.model import Model
 from greenpea.tree import DecisionTree
 
-CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def tree() -> DecisionTree:
@@ -62,12 +62,14 @@ def fractions_network(campaign: Campaign, model: Model) -> tuple[Score, float]:
         held_out=PlainBatches(loaded.images, parts["validation"], shares, 256),
         recipe=settings.recipe(count),
         fabric=training.make_fabric(settings.precision),
-        progress=lambda epoch, history: print(f"fractions network, epoch {epoch}: {history.held_out[-1]:.3f}", flush=True),
+        progress=lambda epoch, history: print(
+            f"fractions network, epoch {epoch}: {history.held_out[-1]:.3f}", flush=True
+        ),
     )
     test = parts["test"]
     with torch.inference_mode():
         outputs = torch.cat([best(x).float() for x, _ in PlainBatches(loaded.images, test, shares, 256)])
-    posterior = heads.posterior(layout, outputs[None], campaign.subjects.subject_ids[test])
+    posterior = heads.posterior(layout, outputs[:, None], campaign.subjects.subject_ids[test])
     baseline = constant(votes.select(np.flatnonzero(role != "test")), posterior.subject_ids)
     judged = evaluate(posterior, votes.select(test), baseline, np.random.default_rng(0))
     return judged.overall, time.monotonic() - started

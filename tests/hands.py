@@ -46,7 +46,12 @@ def galaxy_tree() -> DecisionTree:
 
 
 def random_posterior(
-    tree: DecisionTree, draws: int, subjects: int, rng: np.random.Generator, spread: float = 0.5, scale: float = 4.0
+    tree: DecisionTree,
+    draws: int,
+    subjects: int,
+    rng: np.random.Generator,
+    spread: float = 0.5,
+    scale: float = 4.0,
 ) -> Posterior:
     """Concentrations around ``scale``, different per subject, and per draw by ``spread`` in the logarithm."""
     families, parameters = {}, {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hands import galaxy_tree, one_question, posterior, random_posterior
 from scipy import stats
 
 from greenpea import calibration
@@ -24,6 +23,7 @@ from greenpea.calibration import (
 )
 from greenpea.posterior import Posterior
 from greenpea.votes import Votes
+from hands import galaxy_tree, one_question, posterior, random_posterior
 
 
 def _votes(some: Posterior, n: int, rng: np.random.Generator) -> Votes:

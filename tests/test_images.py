@@ -188,9 +188,7 @@ def test_fits_compressed_by_gzip() -> None:
 def test_fits_compressed_by_tiles_agrees_with_astropy(kind: str) -> None:
     values = RNG.uniform(0, 200, (3, 40, 50)).astype(kind)
     header = fits.Header({"OBJECT": "M 51", "BUNIT": "degree"})
-    data = as_fits(
-        fits.PrimaryHDU(GREY[0]), fits.ImageHDU(), fits.CompImageHDU(values, header, quantize_level=1e3)
-    )
+    data = as_fits(fits.PrimaryHDU(GREY[0]), fits.ImageHDU(), fits.CompImageHDU(values, header, quantize_level=1e3))
     with fits.open(io.BytesIO(data)) as units:
         expected = units[2].data.transpose(1, 2, 0)
     pixels = read(data.replace(b"'degree  '", b"'\xb0       '"))  # not ASCII: astropy warns of it
@@ -297,9 +295,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 def test_bombs_are_refused_before_they_take_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     huge = as_png(Image.new("1", (20_000, 20_000)))
     assert len(huge) < 100_000
-    with pytest.raises(
-        Unreadable, match="20000 × 20000 pixels is more"
-    ):  # and no warning, which would be an error
+    with pytest.raises(Unreadable, match="20000 × 20000 pixels is more"):  # and no warning, which would be an error
         read(huge)
     claim = as_npy(np.zeros((2, 2))).replace(b"(2, 2)", b"(9999999, 9999999)").replace(b" " * 11 + b"\n", b"\n")
     with pytest.raises(Unreadable, match="truncated"):
@@ -465,9 +461,7 @@ def test_auto_stretches_what_is_not_eight_bit() -> None:
     auto = Preparation(size=9).prepare(deep)
     assert auto.dtype == np.float32
     np.testing.assert_array_equal(auto, Preparation(size=9, stretch="asinh").prepare(deep))
-    np.testing.assert_allclose(
-        Preparation(size=9, stretch="none").prepare(deep)[0], deep[..., 0] / 65535, atol=1e-6
-    )
+    np.testing.assert_allclose(Preparation(size=9, stretch="none").prepare(deep)[0], deep[..., 0] / 65535, atol=1e-6)
 
 
 def test_stretch_none_refuses_values_it_would_cut_off() -> None:
@@ -711,9 +705,7 @@ def test_large_jpegs_are_decoded_small_without_a_visible_difference(
 
 def test_native_size(tmp_path: Path) -> None:
     sizes = {"a": (20, 30), "b": (40, 24), "c": (99, 99)}
-    subjects = folder_of(
-        tmp_path, d=b"", **{name: as_png(np.zeros(shape, np.uint8)) for name, shape in sizes.items()}
-    )
+    subjects = folder_of(tmp_path, d=b"", **{name: as_png(np.zeros(shape, np.uint8)) for name, shape in sizes.items()})
     assert native_size(subjects) == 24
     assert native_size(subjects, sample=1) == 20
     with pytest.raises(GreenpeaError, match=r"none of 1 images can be read.*0 bytes"):

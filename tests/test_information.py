@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hands import galaxy_tree, one_question, posterior, random_posterior
 from hypothesis import given
 from hypothesis import strategies as st
 
 from greenpea import information
 from greenpea.errors import GreenpeaError
-from greenpea.information import count_vectors, mutual_information, of_answers, of_question, of_tree, saturated, states
+from greenpea.information import (
+    count_vectors,
+    mutual_information,
+    of_answers,
+    of_question,
+    of_tree,
+    saturated,
+    states,
+)
 from greenpea.posterior import Posterior
+from hands import galaxy_tree, one_question, posterior, random_posterior
 
 FRACTIONS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 BINOMIAL = {1: 0.180139, 5: 0.556709, 40: 1.323233}

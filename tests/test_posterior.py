@@ -6,13 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
-from hands import galaxy_tree, one_question, opposite_draws, posterior, random_posterior
 from scipy import stats
 
 from greenpea.errors import GreenpeaError
 from greenpea.information import simulate_tree
 from greenpea.posterior import Posterior, log_pmf
 from greenpea.votes import Votes
+from hands import galaxy_tree, one_question, opposite_draws, posterior, random_posterior
 
 
 def _log_pmf(family: str, parameters: object, counts: object) -> float:
@@ -21,7 +21,9 @@ def _log_pmf(family: str, parameters: object, counts: object) -> float:
 
 
 def test_reference_values() -> None:
-    assert np.exp(_log_pmf("dirichlet-multinomial", [3, 4, 5], [1, 2, 3])) == pytest.approx(0.08484162895927638, rel=1e-12)
+    assert np.exp(_log_pmf("dirichlet-multinomial", [3, 4, 5], [1, 2, 3])) == pytest.approx(
+        0.08484162895927638, rel=1e-12
+    )
     assert _log_pmf("multinomial", [0.6, 0.4], [7, 3]) == pytest.approx(-1.5371598, abs=1e-7)
     assert _log_pmf("dirichlet-multinomial", [2, 3], [7, 3]) == pytest.approx(-2.5267281, abs=1e-7)
     n, k = np.array(10.0), np.array([7.0])
@@ -39,7 +41,11 @@ def test_dirichlet_multinomial_is_scipys_and_sums_to_one(alpha: list[float]) -> 
 
 
 def test_nobody_asked_is_exactly_zero() -> None:
-    for family, shape in [("dirichlet-multinomial", (2, 1, 3)), ("multinomial", (2, 1, 3)), ("beta-binomial", (2, 1, 3, 2))]:
+    for family, shape in [
+        ("dirichlet-multinomial", (2, 1, 3)),
+        ("multinomial", (2, 1, 3)),
+        ("beta-binomial", (2, 1, 3, 2)),
+    ]:
         some = posterior(np.full(shape, 0.3), family)
         assert (some.log_likelihood("q", np.zeros((1, 3), int), np.zeros(1, int)) == 0).all()
 

@@ -229,7 +229,7 @@ def test_seeing_keeps_the_light_and_widens_it() -> None:
     point = np.zeros((1, 64, 64), np.float32)
     point[0, 32, 32] = 1
     layers = {"star": light.Layer(np.array([0]), point, np.ones((1, 3), np.float32))}
-    seen = telescope.blur(layers, telescope.blur_matrix(p, 64))["star"].light[0]
+    seen = telescope.blur(layers, p, 64)["star"].light[0]
     assert seen.sum() == pytest.approx(1, abs=1e-4)
     variance = (seen.sum(axis=0) * (np.arange(64) - 32) ** 2).sum()
     assert variance == pytest.approx(2.0**2 + 1 / 12, rel=1e-3)  # σ = 1 arcsec is two pixels; and the pixel

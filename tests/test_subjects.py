@@ -42,9 +42,7 @@ def embed(path: Path, contents: list[bytes | None], row_group: int = 100, **colu
 
 
 def test_folder_ids_are_paths_within_it_sorted(tmp_path: Path) -> None:
-    touch(
-        tmp_path, "b.png", "a.JPG", "Spiralen/M 51 – Whirlpool.v2.fits", "x/y/c.fits.gz", "x/y/d.npy", "x/y/e.jpeg"
-    )
+    touch(tmp_path, "b.png", "a.JPG", "Spiralen/M 51 – Whirlpool.v2.fits", "x/y/c.fits.gz", "x/y/d.npy", "x/y/e.jpeg")
     subjects = SubjectSet.from_folder(tmp_path)
     expected = ["Spiralen/M 51 – Whirlpool.v2", "a", "b", "x/y/c", "x/y/d", "x/y/e"]
     assert subjects.subject_ids.tolist() == expected
@@ -77,9 +75,7 @@ def test_folder_without_images_or_missing(tmp_path: Path) -> None:
 # ---- tables ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "column", ["image", "file", "filename", "File_Name", "file_loc", "path", "png_loc", "jpg_loc"]
-)
+@pytest.mark.parametrize("column", ["image", "file", "filename", "File_Name", "file_loc", "path", "png_loc", "jpg_loc"])
 def test_table_finds_the_usual_image_columns(tmp_path: Path, column: str) -> None:
     table = write(tmp_path / "t.csv", f"id,{column},ra\n007,im/a b.png,1.5\n008,./c.png,2.5\n")
     subjects = SubjectSet.from_table(table)
@@ -90,9 +86,7 @@ def test_table_finds_the_usual_image_columns(tmp_path: Path, column: str) -> Non
 
 
 def test_table_root_absolute_paths_and_named_columns(tmp_path: Path) -> None:
-    table = write(
-        tmp_path / "deep" / "t.csv", f"id,who,image,cutout\n1,x,n,a.png\n2,y,n,{tmp_path}/b.png\n3,z,n,\n"
-    )
+    table = write(tmp_path / "deep" / "t.csv", f"id,who,image,cutout\n1,x,n,a.png\n2,y,n,{tmp_path}/b.png\n3,z,n,\n")
     subjects = SubjectSet.from_table(table, id_column="who", image_column="cutout", root=tmp_path / "pictures")
     assert subjects.subject_ids.tolist() == ["x", "y", "z"]
     assert subjects.source(0) == tmp_path.resolve() / "pictures" / "a.png"
@@ -165,9 +159,7 @@ def test_open_tells_folders_from_tables(tmp_path: Path) -> None:
 
 def test_hugging_face_layout(tmp_path: Path) -> None:
     contents = [bytes([index]) * 5 for index in range(7)]
-    table = embed(
-        tmp_path / "t.parquet", contents, row_group=3, id=[f"s{i}" for i in range(7)], label=list("abcdefg")
-    )
+    table = embed(tmp_path / "t.parquet", contents, row_group=3, id=[f"s{i}" for i in range(7)], label=list("abcdefg"))
     subjects = SubjectSet.from_table(table)
     assert [subjects.source(index) for index in range(7)] == contents
     assert [subjects.source(np.int64(index)) for index in (6, 0, 3, 0)] == [contents[i] for i in (6, 0, 3, 0)]
@@ -237,9 +229,7 @@ def test_a_folder_of_parquet_tables_is_one_set(tmp_path: Path) -> None:
     with pytest.raises(GreenpeaError, match="'s0' stands in more than one set"):
         SubjectSet.concatenate([subjects, subjects.select([2, 0])])
     with pytest.raises(GreenpeaError, match="cannot be joined"):
-        SubjectSet.concatenate(
-            [subjects, SubjectSet.from_files(["q"], ["q"], metadata=pa.table({"label": ["text"]}))]
-        )
+        SubjectSet.concatenate([subjects, SubjectSet.from_files(["q"], ["q"], metadata=pa.table({"label": ["text"]}))])
 
 
 def test_sets_without_metadata_concatenate(tmp_path: Path) -> None:

@@ -328,9 +328,7 @@ def _all_routes(tree: DecisionTree) -> dict[str, set[tuple[Parent, ...]]]:
         slug, route = open_routes.popleft()
         found[slug].add(route)
         question = tree[slug]
-        steps = (
-            [(a.slug, a.next) for a in question.answers] if question.kind == "single" else [(None, question.next)]
-        )
+        steps = [(a.slug, a.next) for a in question.answers] if question.kind == "single" else [(None, question.next)]
         for answer, goal in steps:
             if goal is not None:
                 open_routes.append((goal, (*route, Parent(question=slug, answer=answer))))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from greenpea.errors import GreenpeaError
 from greenpea.tables import read_table
 from greenpea.tree import Answer, DecisionTree, Question
-from greenpea.votes import Excess, Votes, find_columns, read_votes, incomplete
+from greenpea.votes import Excess, Votes, find_columns, incomplete, read_votes
 from strategies import fractions, trees, walk
 
 GZ2 = DecisionTree.load("gz2")
@@ -222,9 +222,7 @@ def test_weights_are_kept_apart_from_counts(tmp_path: Path) -> None:
 
 
 def test_reached_of_a_multiple_question_has_its_own_column(tmp_path: Path) -> None:
-    file = _csv(
-        tmp_path, "id,disk_yes,disk_no,rare_ring,rare_lens,rare_total-votes,odd_yes,odd_no\na,9,1,5,4,8,1,7\n"
-    )
+    file = _csv(tmp_path, "id,disk_yes,disk_no,rare_ring,rare_lens,rare_total-votes,odd_yes,odd_no\na,9,1,5,4,8,1,7\n")
     votes = read_votes(file, RING)
     assert votes.reached["rare"].tolist() == [8]
     assert votes.counts["rare"].tolist() == [[5, 4]]
@@ -249,7 +247,8 @@ def test_an_answer_given_by_more_than_were_asked_is_refused(tmp_path: Path) -> N
 
 def _odd(tmp_path: Path, disk_yes: int, odd: int) -> Path:
     return _csv(
-        tmp_path, f"id,disk_yes,disk_no,rare_ring,rare_lens,odd_yes,odd_no\nz,50,0,0,0,0,0\na,{disk_yes},4,0,0,1,{odd - 1}\n"
+        tmp_path,
+        f"id,disk_yes,disk_no,rare_ring,rare_lens,odd_yes,odd_no\nz,50,0,0,0,0,0\na,{disk_yes},4,0,0,1,{odd - 1}\n",
     )
 
 
@@ -276,7 +275,10 @@ def test_a_large_excess_is_refused_with_file_and_row(possible: int, reached: int
 
 
 def test_many_impossible_rows_are_counted(tmp_path: Path) -> None:
-    file = _csv(tmp_path, "id,disk_yes,disk_no,rare_ring,rare_lens,odd_yes,odd_no\na,1,9,0,0,9,9\nb,1,9,0,0,9,9\nc,1,9,0,0,9,9\n")
+    file = _csv(
+        tmp_path,
+        "id,disk_yes,disk_no,rare_ring,rare_lens,odd_yes,odd_no\na,1,9,0,0,9,9\nb,1,9,0,0,9,9\nc,1,9,0,0,9,9\n",
+    )
     _refused(file, RING, "row 2", "(2 more such places)")
 
 
@@ -422,9 +424,7 @@ def test_votes_differ_by_one_count() -> None:
     other.counts["odd"][0, 1] = 1
     assert one != other
     assert one != Votes.empty(RING, ["b"])
-    weighted = [
-        Votes(RING, one.subject_ids, one.counts, one.reached, {"odd": np.full((1, 2), w)}) for w in (0.5, 1.0)
-    ]
+    weighted = [Votes(RING, one.subject_ids, one.counts, one.reached, {"odd": np.full((1, 2), w)}) for w in (0.5, 1.0)]
     assert weighted[0] != weighted[1]
     assert weighted[0] != one
     assert one != Votes.empty(DecisionTree.load("binary"), ["a"])
@@ -469,8 +469,7 @@ def test_decals_at_forty_votes(data_folder: Path) -> None:
     votes = read_votes(file, DECALS)
     assert len(votes) == 7_062
     assert (
-        votes.reached["smooth-or-featured"].tolist()
-        == read_table(file)["smooth-or-featured_total-votes"].to_pylist()
+        votes.reached["smooth-or-featured"].tolist() == read_table(file)["smooth-or-featured_total-votes"].to_pylist()
     )
     assert votes.excesses() == []
 
@@ -496,8 +495,6 @@ def test_aggregated_zooniverse_votes_have_an_unnamed_index(data_folder: Path) ->
 def test_cifar10h_as_a_tree_of_one_question(data_folder: Path) -> None:
     words = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     question = Question(slug="object", answers=tuple(Answer(slug=word) for word in words))
-    votes = read_votes(
-        data_folder / "cifar10h" / "test.parquet", DecisionTree(name="cifar10h", questions=(question,))
-    )
+    votes = read_votes(data_folder / "cifar10h" / "test.parquet", DecisionTree(name="cifar10h", questions=(question,)))
     assert len(votes) == 8_000
     assert (votes.total.min(), votes.total.max()) == (47, 63)

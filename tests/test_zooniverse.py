@@ -230,9 +230,7 @@ def test_tasks_without_fixed_answers_are_skipped_and_their_next_followed(tmp_pat
     assert found.tree.first == "disk"
     assert [answer.next for answer in found.tree["disk"].answers] == ["bar", None]
     assert [left.task for left in found.skipped] == ["T0", "T2", "T3", "T5"]
-    assert found.skipped[1] == LeftOut(
-        "T2", "Draw the bar.", "tasks of type 'drawing' have no fixed answers to count"
-    )
+    assert found.skipped[1] == LeftOut("T2", "Draw the bar.", "tasks of type 'drawing' have no fixed answers to count")
     assert "too few answers (1)" in found.skipped[2].reason
 
 
@@ -357,9 +355,7 @@ def test_every_version_of_galaxy_zoo_is_read(galaxy_zoo: dict[str, ImportedWorkf
         ("46.73", "T10"),
         ("46.77", "T10"),
     }
-    kinds = {
-        v: {task: one.tree[slug].kind for task, slug in one.questions.items()} for v, one in galaxy_zoo.items()
-    }
+    kinds = {v: {task: one.tree[slug].kind for task, slug in one.questions.items()} for v, one in galaxy_zoo.items()}
     assert {v for v, kind in kinds.items() if kind.get("T10") == "single"} == {"55.121", "55.132"}
     assert {v for v, kind in kinds.items() if kind["T11"] == "multiple"} == {"44.73", "46.73", "46.77"}
     assert not any(
@@ -368,9 +364,7 @@ def test_every_version_of_galaxy_zoo_is_read(galaxy_zoo: dict[str, ImportedWorkf
 
 
 @pytest.mark.data
-def test_the_single_version_is_the_one_in_the_list(
-    data_folder: Path, galaxy_zoo: dict[str, ImportedWorkflow]
-) -> None:
+def test_the_single_version_is_the_one_in_the_list(data_folder: Path, galaxy_zoo: dict[str, ImportedWorkflow]) -> None:
     (found,) = workflow_versions(data_folder / "zooniverse" / "galaxy-zoo-workflow-28.30.txt")
     assert found == galaxy_zoo["28.30"]
     assert [(left.task, left.text) for left in found.unreachable] == [("T9", "Is there anything odd?")]
@@ -413,9 +407,7 @@ def test_a_workflows_export_is_read(data_folder: Path) -> None:
     found = workflow_versions(data_folder / "zooniverse" / "workflows.csv")
     assert [one.version for one in found] == ["14.52", "14.53", "14.54", "14.55", "15.55", "16.55"]
     assert {one.tree.name for one in found} == {"superluminous-supernovae"}
-    assert [one.tree.slugs for one in found] == [
-        ("lightcurve-rising-more-20-days", "cross-hair-image-close-faint")
-    ] * 6
+    assert [one.tree.slugs for one in found] == [("lightcurve-rising-more-20-days", "cross-hair-image-close-faint")] * 6
 
 
 def _follow(workflow: ImportedWorkflow, annotations: list[dict[str, Any]]) -> None:

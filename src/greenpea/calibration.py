@@ -58,9 +58,7 @@ def fit_dirichlet_multinomial(counts: Int[np.ndarray, "subject answer"]) -> Floa
         alpha = np.exp(log_alpha)
         total = alpha.sum()
         value = repeats @ (log_pochhammer(alpha, rows).sum(axis=1) - log_pochhammer(total, n))
-        slope = repeats @ (
-            digamma(alpha + rows) - digamma(alpha) - (digamma(total + n) - digamma(total))[:, None]
-        )
+        slope = repeats @ (digamma(alpha + rows) - digamma(alpha) - (digamma(total + n) - digamma(total))[:, None])
         return -value + 0.5 * (log_alpha**2).sum() / 9.0, -slope * alpha + log_alpha / 9.0
 
     start = np.log(0.5 + rows.T @ repeats / max(1.0, float(repeats @ n)))
@@ -188,9 +186,7 @@ class _Ledger:
 
 
 def _ledger(posterior: Posterior, votes: Votes, baseline: Posterior, slug: str, rows: np.ndarray) -> _Ledger:
-    replies = votes.reached[slug] * (
-        len(votes.tree[slug].answers) if votes.tree[slug].kind == "multiple" else 1
-    )
+    replies = votes.reached[slug] * (len(votes.tree[slug].answers) if votes.tree[slug].kind == "multiple" else 1)
     return _Ledger(
         rows,
         posterior.log_pmf(slug, votes),
@@ -235,14 +231,12 @@ def _score(
         gain=ratio_interval(model - flat, n, rng),
         rmse=float(np.sqrt((error**2).mean())),
         mae=float(np.abs(error).mean()),
-        constant_rmse=float(np.sqrt(np.concatenate([l.constant_error.ravel() ** 2 for l in ledgers]).mean())),
+        constant_rmse=float(np.sqrt(np.concatenate([one.constant_error.ravel() ** 2 for one in ledgers]).mean())),
         accuracy=right,
         confident_accuracy=both,
         confident_subjects=sure,
         coverage=covered,
-        coverage_error={
-            key: float(np.sqrt(float(key) / 100 * (1 - float(key) / 100) / len(ranks))) for key in covered
-        },
+        coverage_error={key: float(np.sqrt(float(key) / 100 * (1 - float(key) / 100) / len(ranks))) for key in covered},
     )
 
 
@@ -305,9 +299,7 @@ def highest_density_ranks(
         size = min(step, simulations - start)
         counts = posterior.sample(question, votes.reached[question], size, rng)
         reached = np.broadcast_to(votes.reached[question], counts.shape[:2])
-        log_p = logsumexp(posterior.log_likelihood(question, counts, reached), axis=0) - np.log(
-            posterior.draws
-        )
+        log_p = logsumexp(posterior.log_likelihood(question, counts, reached), axis=0) - np.log(posterior.draws)
         same = np.isclose(log_p, observed, rtol=1e-9, atol=1e-9)
         above += ((log_p > observed) & ~same).sum(axis=0)
         level += same.sum(axis=0)
@@ -383,9 +375,7 @@ class Recalibration:
     def apply(self, posterior: Posterior) -> Posterior:
         """Return the recalibrated posterior."""
         return posterior.map(
-            lambda slug, values: _recalibrate(
-                posterior.families[slug], values, self.sharpness[slug], self.shift[slug]
-            )
+            lambda slug, values: _recalibrate(posterior.families[slug], values, self.sharpness[slug], self.shift[slug])
         )
 
 

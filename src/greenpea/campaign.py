@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
-
 from PIL import Image
 
 from greenpea import catalogue, images, information
@@ -195,7 +194,11 @@ class Campaign:
         first = None if start is None else starting_model(start)
         rows = np.flatnonzero((self.votes.total > 0) & (self.roles != "test"))
         model = self._learn(rows, self.roles[rows] == "validation", first, report)
-        facts = {"start": first.fingerprint() if first else None, "data": self._hashes(), "split": self.settings.split.model_dump()}
+        facts = {
+            "start": first.fingerprint() if first else None,
+            "data": self._hashes(),
+            "split": self.settings.split.model_dump(),
+        }
         model.facts.update(facts)
         number = int(self.runs[-1].name) + 1 if self.runs else 1
         return checkpoint.save(model, self.folder / RUNS / f"{number:04d}"), model
@@ -261,7 +264,9 @@ class Campaign:
                 for part in catalogue.draws_tables(posterior) if long else ():
                     long.write(part)  # type: ignore[union-attr]
             if not main.rows:
-                raise GreenpeaError(f"none of the {len(subjects)} images could be read; the first: {unreadable[0].reason}")
+                raise GreenpeaError(
+                    f"none of the {len(subjects)} images could be read; the first: {unreadable[0].reason}"
+                )
             main.close()
             if long:
                 long.close()
@@ -289,7 +294,10 @@ class Campaign:
                 some = subjects.select(rows)
                 posterior = self._posterior(model, block, some.subject_ids, weights)
                 rng = np.random.default_rng([model.settings.seed, int(rows[0])])
-                yield catalogue.table(posterior, some.metadata, chosen.votes, chosen.information_votes, rng), posterior
+                yield (
+                    catalogue.table(posterior, some.metadata, chosen.votes, chosen.information_votes, rng),
+                    posterior,
+                )
             done += len(rows) + len(failed)
             report("predicting", done / len(subjects), f"{done:,} of {len(subjects):,}")
 
@@ -406,7 +414,10 @@ def write_report(campaign: Campaign, judged: Judged, out: str | Path, json_file:
         "fingerprint": model.fingerprint(),
         "settings": model.settings.model_dump(mode="json"),
         "images": model.preparation.model_dump(mode="json"),
-        "recalibration": {"sharpness": dict(model.recalibration.sharpness), "shift": dict(model.recalibration.shift)},
+        "recalibration": {
+            "sharpness": dict(model.recalibration.sharpness),
+            "shift": dict(model.recalibration.shift),
+        },
         "versions": checkpoint.versions(),
     }
     page = reports.write(
@@ -430,7 +441,9 @@ def write_report(campaign: Campaign, judged: Judged, out: str | Path, json_file:
 def _folds(subject_ids: np.ndarray, folds: int, split: Split) -> np.ndarray:
     """Return equal parts, by the order of the subjects' hashes."""
     out = np.empty(len(subject_ids), np.int64)
-    out[np.argsort(shares(subject_ids, f"folds {split.salt}"))] = np.arange(len(subject_ids)) * folds // len(subject_ids)
+    out[np.argsort(shares(subject_ids, f"folds {split.salt}"))] = (
+        np.arange(len(subject_ids)) * folds // len(subject_ids)
+    )
     return out
 
 

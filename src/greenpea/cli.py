@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -120,7 +121,9 @@ def _show_import(folder: Path, imported: Imported) -> None:
     if imported.note:
         console.print(f"Note: {_plain(imported.note)}")
     if imported.strangers:
-        console.print(f"[yellow]{imported.strangers:,} rows of votes are on subjects that are not here: left out.[/yellow]")
+        console.print(
+            f"[yellow]{imported.strangers:,} rows of votes are on subjects that are not here: left out.[/yellow]"
+        )
     if imported.excesses:
         console.print(
             f"[yellow]{imported.excesses:,} subjects have a few more votes at a question than at the answers that lead "
@@ -164,7 +167,8 @@ def simulate(
 def train(
     folder: Folder,
     start: Annotated[
-        Path | None, typer.Option("--from", help="A checkpoint (or campaign) whose encoder to begin with, any tree.")
+        Path | None,
+        typer.Option("--from", help="A checkpoint (or campaign) whose encoder to begin with, any tree."),
     ] = None,
     sets: Sets = None,
 ) -> None:
@@ -286,22 +290,27 @@ def _show_scores(judged: Judged) -> None:
     console.print(f"Judged by {judged.how}.")
     if judged.left_out:
         console.print(f"{judged.left_out:,} subjects with votes that the model had seen were left out.")
-    table = Table(caption="nats per vote above the floor (0: perfect); gain over the constant predictor, which sees no image")
-    for name in ("question", "subjects", "excess", "constant", "gain [95 %]", "RMSE", "90 % sets hold"):
-        table.add_column(name, justify="left" if name == "question" else "right", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for name in ("question", "subjects", "excess", "constant", "gain", "RMSE", "90 % hold"):
+        table.add_column(name, justify="left" if name == "question" else "right", no_wrap=True)
     for score in evaluation.scores:
         table.add_row(
             score.question,
             f"{score.subjects:,}",
             f"{score.excess.value:.3f}",
             f"{score.constant_excess:.3f}",
-            f"{score.gain.value:+.3f} [{score.gain.low:+.3f}, {score.gain.high:+.3f}]",
+            f"{score.gain.value:+.3f} ± {(score.gain.high - score.gain.low) / 2:.3f}",
             f"{score.rmse:.3f}",
             f"{score.coverage['90'] * 100:.0f} ± {score.coverage_error['90'] * 100:.0f} %",
             style="bold" if score.question == "overall" else None,
             end_section=score.question == "overall",
         )
     console.print(table)
+    console.print(
+        "[dim]excess: nats per vote above the floor (0 is perfect); constant: of a predictor that sees no image; gain: "
+        "what the network saves over it, with its 95 % interval; 90 % hold: share of subjects whose votes fall in "
+        "the sets that should hold 90 %.[/dim]"
+    )
     console.print(_verdict(evaluation))
 
 
@@ -318,7 +327,9 @@ def _verdict(evaluation: Evaluation) -> str:
 
 
 @app.command()
-def info(folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="A campaign's folder.")] = None) -> None:
+def info(
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="A campaign's folder.")] = None,
+) -> None:
     """Say what is in a campaign, or, without one, which Greenpea this is.
 
     Examples:
@@ -394,13 +405,13 @@ def tree_list() -> None:
     for name in shipped():
         tree = DecisionTree.load(name)
         answers = sum(len(question.answers) for question in tree.questions)
-        console.print(f"[bold]{name:12}[/bold] {tree.title.get('en', '')}: {len(tree.questions)} questions, {answers} answers")
+        console.print(
+            f"[bold]{name:12}[/bold] {tree.title.get('en', '')}: {len(tree.questions)} questions, {answers} answers"
+        )
 
 
 @tree_app.command("show")
-def tree_show(
-    name: TreeName, language: Annotated[str, typer.Option(help="The language of the texts.")] = "en"
-) -> None:
+def tree_show(name: TreeName, language: Annotated[str, typer.Option(help="The language of the texts.")] = "en") -> None:
     """Draw a decision tree in the terminal.
 
     Examples:
@@ -427,7 +438,9 @@ def tree_check(name: TreeName) -> None:
 
 @tree_app.command("import")
 def tree_import(
-    file: Annotated[Path, typer.Argument(help="A Panoptes workflow: JSON of a version, a list of them, or the CSV export.")],
+    file: Annotated[
+        Path, typer.Argument(help="A Panoptes workflow: JSON of a version, a list of them, or the CSV export.")
+    ],
     workflow: Annotated[str | None, typer.Option(help="Which workflow, by its number. Default: the last.")] = None,
     version: Annotated[str | None, typer.Option(help="Which version, such as 66.345. Default: the last.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the tree goes. Default: shown here.")] = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         if path.is_dir():
             shutil.move(path, workplace / "replaced")
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
 

@@ -102,9 +102,7 @@ def _gunzip(data: bytes) -> bytes:
 
 def _check_size(height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
-        raise Unreadable(
-            f"{width} × {height} pixels is more than Greenpea opens ({MAX_PIXELS:,}): cut it out smaller"
-        )
+        raise Unreadable(f"{width} × {height} pixels is more than Greenpea opens ({MAX_PIXELS:,}): cut it out smaller")
 
 
 def _checked(array: np.ndarray) -> Num[np.ndarray, "y x channel"]:

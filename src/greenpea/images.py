@@ -169,9 +169,7 @@ def _unstretched(array: np.ndarray, how: Preparation) -> np.ndarray:
         return array
     low, high = float(array.min()), float(array.max())
     if low < -1e-6 or high > 1 + 1e-6:
-        raise Unreadable(
-            f"its values run from {low:g} to {high:g}, not from 0 to 1: choose stretch asinh or linear"
-        )
+        raise Unreadable(f"its values run from {low:g} to {high:g}, not from 0 to 1: choose stretch asinh or linear")
     return np.asarray(np.clip(array, 0, 1))
 
 
@@ -288,9 +286,7 @@ def load(
 
 def batches(
     subjects: SubjectSet, preparation: Preparation, batch_size: int, workers: int = 2
-) -> Iterator[
-    tuple[Int[np.ndarray, " readable"], Num[np.ndarray, "readable channel y x"], list[UnreadableSubject]]
-]:
+) -> Iterator[tuple[Int[np.ndarray, " readable"], Num[np.ndarray, "readable channel y x"], list[UnreadableSubject]]]:
     """Yield, for ``batch_size`` subjects at a time, the readable rows, their images, and the unreadable ones.
 
     The next batch is read while the caller works on this one; memory is flat in the number of subjects.

@@ -124,13 +124,9 @@ def _terms(
 ) -> Float[np.ndarray, "simulation subject"]:
     """Return KL(w(k) ‖ 1/T) for one simulated k under each draw."""
     counts, reached = simulate_tree(posterior, votes, rng)
-    log_w = np.zeros(
-        (len(posterior), posterior.draws, posterior.draws)
-    )  # subject, simulated under, judged by
+    log_w = np.zeros((len(posterior), posterior.draws, posterior.draws))  # subject, simulated under, judged by
     for question in questions:
-        log_w += _log_likelihood_of_simulations(
-            posterior, question, counts[question], reached[question], votes
-        )
+        log_w += _log_likelihood_of_simulations(posterior, question, counts[question], reached[question], votes)
     log_w -= logsumexp(log_w, axis=-1, keepdims=True)
     w = np.exp(log_w)
     # KL(w ‖ 1/T) = ln T + Σ_t w_t ln w_t

@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float, Int, Num
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -120,8 +121,9 @@ def excess(scores: Sequence[Score]) -> Figure:
     axes.axvline(0, color=INK, linewidth=1.2)
     constant = [score.constant_excess for score in scores]
     axes.scatter(constant, place, color=ORANGE, marker="D", s=22, zorder=3, label="constant predictor")
-    points = {"color": GREEN, "fmt": "o", "markersize": 4.5, "elinewidth": 1.4, "zorder": 4}
-    axes.errorbar(value, place, xerr=apart, label="network", **points)
+    axes.errorbar(
+        value, place, xerr=apart, color=GREEN, fmt="o", markersize=4.5, elinewidth=1.4, zorder=4, label="network"
+    )
     _style(axes, "nats per vote above the floor", grid="x")
     names = ["all questions", *(_short(score.question, 26) for score in scores[1:])]
     axes.set_yticks(place, names, parse_math=False, color=INK)
@@ -196,13 +198,12 @@ def reliability(points: Reliability, name: str) -> Figure:
     figure = _figure(2.8, 2.8)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     top.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
-    top.errorbar(
-        points.predicted, points.observed, points.error, color=GREEN, marker="o", markersize=4, linewidth=1.2
-    )
+    top.errorbar(points.predicted, points.observed, points.error, color=GREEN, marker="o", markersize=4, linewidth=1.2)
     _style(top, "", "observed fraction", name)
     top.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     bottom.bar(points.predicted, points.cells, width=0.05, color=DRAW)
     bottom.set_yscale("log")
+    bottom.yaxis.set_major_formatter("{x:,.0f}")
     bottom.set_ylim(0.7, 2 * float(points.cells.max()))
     bottom.minorticks_off()
     _style(bottom, "predicted fraction", "cells", grid="")
@@ -219,9 +220,7 @@ def history(train: Sequence[float], held_out: Sequence[float], best_epoch: int =
     epochs = np.arange(1, len(train) + 1)
     marker = "o" if len(train) == 1 else ""
     axes.plot(epochs, train, color=DRAW, linewidth=1.4, marker=marker, label="training")
-    axes.plot(
-        np.arange(1, len(held_out) + 1), held_out, color=GREEN, linewidth=1.8, marker=marker, label="held out"
-    )
+    axes.plot(np.arange(1, len(held_out) + 1), held_out, color=GREEN, linewidth=1.8, marker=marker, label="held out")
     if best_epoch >= 0:
         axes.axvline(best_epoch + 1, color=INK, linewidth=1, linestyle=(0, (4, 2)), label="kept")
     _style(axes, "epoch", "loss, nats per subject")
@@ -243,7 +242,7 @@ def information(
     low, ceiling = 0.8 * float(shown.min()), float(np.log(draws))
     words = f"ln {draws} = {ceiling:.2f}: all that {draws} draws can tell"
     if distance is None:
-        axes.hist(shown, np.geomspace(low, 1.3 * ceiling, 40), color=DRAW)
+        axes.hist(shown, np.geomspace(low, 1.3 * ceiling, 40).tolist(), color=DRAW)
         axes.axvline(ceiling, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 2)))
         axes.set_xscale("log")
         _style(axes, "information, nats", "subjects", words)
@@ -267,13 +266,15 @@ def svg(figure: Figure) -> str:
     Without width, ids nobody refers to, namespaces and metadata: nothing in it is fetched from anywhere.
     The same figure gives the same text.
     """
-    buffer = StringIO()
+    buffer, paper = StringIO(), figure.get_facecolor()
     unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     plain = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "greenpea"})
     with plain, warnings.catch_warnings():
         # The page's own font is used, which may well have what matplotlib's lacks.
         warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
-        figure.savefig(buffer, format="svg", transparent=True, metadata=unsaid)
+        figure.set_facecolor("none")
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=unsaid)  # savefig draws a figure with a layout twice
+        figure.set_facecolor(paper)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     view_box = re.search(r'viewBox="[^"]*"', text)

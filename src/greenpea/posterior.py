@@ -110,9 +110,7 @@ class Posterior:
 
     def map(self, change: Callable[[str, np.ndarray], np.ndarray]) -> Posterior:
         """Return a posterior whose parameters are ``change(question, parameters)``."""
-        return replace(
-            self, parameters={slug: change(slug, values) for slug, values in self.parameters.items()}
-        )
+        return replace(self, parameters={slug: change(slug, values) for slug, values in self.parameters.items()})
 
     @staticmethod
     def concatenate(parts: Sequence[Posterior]) -> Posterior:
@@ -124,8 +122,7 @@ class Posterior:
             subject_ids=np.concatenate([part.subject_ids for part in parts]),
             families=first.families,
             parameters={
-                slug: np.concatenate([part.parameters[slug] for part in parts], axis=1)
-                for slug in first.parameters
+                slug: np.concatenate([part.parameters[slug] for part in parts], axis=1) for slug in first.parameters
             },
             distance=np.concatenate(distances) if len(distances) == len(parts) else None,
         )

@@ -32,6 +32,7 @@ FEWEST = 10  # subjects below which a bootstrap interval, and so any verdict, me
 EACH = 2  # subjects of each kind in the gallery
 THUMBNAILS = 6  # most and least informative subjects shown
 SPREADS = 4  # answers whose predicted fractions are drawn against the observed
+WIDEST = 288  # pixels a side of the images shown
 LISTED = 200  # unreadable images listed one by one
 
 
@@ -201,9 +202,7 @@ def _comparison(score: Score) -> str:
         case "worse":
             return f"Worse {unseen}: it loses {size} ({interval} of the gain)."
         case "no better":
-            return (
-                f"No better {unseen}, as far as these votes can tell: the gain has the {interval} nats per vote."
-            )
+            return f"No better {unseen}, as far as these votes can tell: the gain has the {interval} nats per vote."
     return f"Too few subjects to tell whether it is better {unseen}: that takes {FEWEST} or more."
 
 
@@ -261,8 +260,9 @@ def _picture(figure: Figure, alt: str) -> Markup:
 
 
 def _png(image: Num[np.ndarray, "channel y x"]) -> str:
-    buffer = BytesIO()
-    Image.fromarray(plots.as_picture(image)).save(buffer, "PNG", optimize=True)
+    picture, buffer = Image.fromarray(plots.as_picture(image)), BytesIO()
+    picture.thumbnail((WIDEST, WIDEST))
+    picture.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -350,9 +350,7 @@ def _moments(pmf: Float[np.ndarray, " k"]) -> tuple[float, float]:
     return mean, math.sqrt(max(0.0, float(pmf @ (k - mean) ** 2)))
 
 
-def _thumbnail(
-    posterior: Posterior, images: np.ndarray, information: Information | None, row: int
-) -> dict[str, Any]:
+def _thumbnail(posterior: Posterior, images: np.ndarray, information: Information | None, row: int) -> dict[str, Any]:
     facts = []
     if information is not None:
         facts.append(

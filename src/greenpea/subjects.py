@@ -100,9 +100,7 @@ class SubjectSet:
         if tables and not any(_ending(name) for name in _files(Path(path))):
             return cls.concatenate([cls.from_table(table, id_column, image_column, root) for table in tables])
         if id_column is not None or image_column is not None:
-            raise GreenpeaError(
-                f"{path} is a folder, which has no columns: give the table, or leave the columns out"
-            )
+            raise GreenpeaError(f"{path} is a folder, which has no columns: give the table, or leave the columns out")
         return cls.from_folder(path)
 
     @classmethod
@@ -114,9 +112,7 @@ class SubjectSet:
         """
         base = Path(folder).resolve()
         if not base.is_dir():
-            raise GreenpeaError(
-                f"there is no folder {folder}; give a folder of images, or a table that lists them"
-            )
+            raise GreenpeaError(f"there is no folder {folder}; give a folder of images, or a table that lists them")
         found: dict[str, str] = {}
         others = 0
         for name in _files(base):
@@ -127,17 +123,13 @@ class SubjectSet:
             subject = name[: -len(ending)]
             if subject in found:
                 raise GreenpeaError(
-                    f"{folder}: {found[subject]} and {name} would both be subject {subject!r}; "
-                    f"rename or remove one"
+                    f"{folder}: {found[subject]} and {name} would both be subject {subject!r}; rename or remove one"
                 )
             found[subject] = name
         if not found:
             raise GreenpeaError(
                 f"{folder} holds no images ({', '.join(IMAGE_ENDINGS)})"
-                + (
-                    f", but {others} other files: give the table itself if one of them lists the images"
-                    * bool(others)
-                )
+                + (f", but {others} other files: give the table itself if one of them lists the images" * bool(others))
             )
         note = f"{others} files that are not images were left out" if others else ""
         return cls.from_files(sorted(found), [found[subject] for subject in sorted(found)], base, note=note)
@@ -154,9 +146,7 @@ class SubjectSet:
         """Return subjects whose images are files; relative ``paths`` are relative to ``root``, "" is none."""
         ids = np.asarray(subject_ids, dtype=object)
         refuse_duplicates(ids, "subject_id", "the subjects")
-        return cls(
-            ids, _file_locations(_absolute(paths, root)), pa.table({}) if metadata is None else metadata, note
-        )
+        return cls(ids, _file_locations(_absolute(paths, root)), pa.table({}) if metadata is None else metadata, note)
 
     @classmethod
     def from_table(
@@ -234,9 +224,7 @@ class SubjectSet:
         """Return the subjects' indices in the order that reads every row group of every table once."""
         if self.locations["image_row"].null_count == len(self):
             return np.arange(len(self))
-        tables = (
-            self.locations["image"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-        )
+        tables = self.locations["image"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
         rows = pc.fill_null(self.locations["image_row"], -1).to_numpy()
         return np.lexsort((rows, tables))
 
@@ -292,9 +280,7 @@ class SubjectSet:
             locations = table.select(LOCATIONS.names).set_column(0, "image", pa.array(images, pa.string()))
         metadata = table.drop_columns([name for name in RESERVED if name in table.column_names])
         ids = column_as_strings(table["subject_id"])
-        return cls(
-            ids, locations.replace_schema_metadata(None), metadata.replace_schema_metadata(None), about["note"]
-        )
+        return cls(ids, locations.replace_schema_metadata(None), metadata.replace_schema_metadata(None), about["note"])
 
 
 # ---- embedded images ---------------------------------------------------------------------------------

@@ -124,9 +124,7 @@ def column_as_strings(column: pa.ChunkedArray) -> np.ndarray:
 
 def _all_whole(column: pa.ChunkedArray) -> bool:
     values = column.to_numpy()
-    return bool(
-        np.all(np.isfinite(values)) and np.all(values == np.floor(values)) and np.all(np.abs(values) < 2**53)
-    )
+    return bool(np.all(np.isfinite(values)) and np.all(values == np.floor(values)) and np.all(np.abs(values) < 2**53))
 
 
 def refuse_duplicates(subject_ids: np.ndarray, column: str, where: str) -> None:

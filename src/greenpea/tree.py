@@ -100,15 +100,11 @@ class Question(_Part):
                 f"question {self.slug!r} has an answer {slug!r}, the name of a column of vote tables: rename it"
             )
         if self.kind == "single" and len(slugs) < 2:
-            raise ValueError(
-                f"question {self.slug!r} offers one answer only: add another, or make its kind 'multiple'"
-            )
+            raise ValueError(f"question {self.slug!r} offers one answer only: add another, or make its kind 'multiple'")
         if self.kind == "single" and self.next is not None:
             raise ValueError(f"question {self.slug!r} is 'single': move its 'next' to each of its answers")
         if self.kind == "multiple" and any(answer.next for answer in self.answers):
-            raise ValueError(
-                f"question {self.slug!r} is 'multiple': put one 'next' on the question, not on answers"
-            )
+            raise ValueError(f"question {self.slug!r} is 'multiple': put one 'next' on the question, not on answers")
         return self
 
     @property
@@ -184,8 +180,7 @@ class DecisionTree(_Part):
         lost = [slug for slug in slugs if slug not in reached]
         if lost:
             raise ValueError(
-                f"no answer leads to {', '.join(map(repr, lost))}: give an answer this 'next', "
-                f"or remove the question"
+                f"no answer leads to {', '.join(map(repr, lost))}: give an answer this 'next', or remove the question"
             )
         return self
 

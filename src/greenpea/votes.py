@@ -77,11 +77,7 @@ class Votes:
         return len(self.subject_ids)
 
     def __eq__(self, other: object) -> bool:
-        if (
-            not isinstance(other, Votes)
-            or self.tree != other.tree
-            or self.effective.keys() != other.effective.keys()
-        ):
+        if not isinstance(other, Votes) or self.tree != other.tree or self.effective.keys() != other.effective.keys():
             return NotImplemented if not isinstance(other, Votes) else False
         return np.array_equal(self.subject_ids, other.subject_ids) and all(
             np.array_equal(mine[slug], theirs[slug])
@@ -204,9 +200,7 @@ class Votes:
         Blank cells mean that nobody was asked. Raises GreenpeaError, naming the row (the header is row 1)
         and the column, on counts that are negative or not whole, and on `Excess.impossible` rows.
         """
-        mapped = (
-            find_columns(table.column_names, tree) if columns is None else _check_mapping(columns, table, tree)
-        )
+        mapped = find_columns(table.column_names, tree) if columns is None else _check_mapping(columns, table, tree)
         if not any(mapped.values()):
             raise GreenpeaError(_no_columns(table.column_names, tree, where))
         votes = cls.empty(tree, [str(subject) for subject in subject_ids])
@@ -229,9 +223,7 @@ class Votes:
     def _refuse_impossible(self, where: str) -> None:
         for question in self.tree.questions:
             if question.kind == "multiple":
-                over = np.flatnonzero(
-                    (self.counts[question.slug] > self.reached[question.slug][:, None]).any(axis=1)
-                )
+                over = np.flatnonzero((self.counts[question.slug] > self.reached[question.slug][:, None]).any(axis=1))
                 if len(over):
                     raise GreenpeaError(
                         f"{where}, row {over[0] + 2} (subject {self.subject_ids[over[0]]!r}): an answer to "

@@ -250,9 +250,7 @@ def _json_object(value: Any, what: str, where: str) -> Mapping[str, Any]:
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise GreenpeaError(
-                f"{where}: its {what} are not JSON ({error}); export the workflow again"
-            ) from error
+            raise GreenpeaError(f"{where}: its {what} are not JSON ({error}); export the workflow again") from error
     if not isinstance(value, dict | None):
         raise GreenpeaError(f"{where}: its {what} are not a JSON object; export the workflow again")
     return value or {}
@@ -292,9 +290,7 @@ def _import(version: _Version, names: Mapping[str, str]) -> ImportedWorkflow:
         },
         unreachable=tuple(_unreachable(version, reachable)),
         skipped=tuple(
-            LeftOut(task, version.task_text(task), version.why_skipped(task))
-            for task in reachable
-            if task not in asked
+            LeftOut(task, version.task_text(task), version.why_skipped(task)) for task in reachable if task not in asked
         ),
     )
 

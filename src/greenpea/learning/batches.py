@@ -16,6 +16,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from greenpea.learning.settings import Augmentation
 
+
 def to_unit(images: Tensor) -> Tensor:
     """Return images as float32 in channels-last memory; 8-bit ones divided by 255."""
     scaled = images.float() / 255.0 if images.dtype == torch.uint8 else images.float()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from greenpea.errors import GreenpeaError, did_you_mean
+
+LONGEST_EMBEDDING = 128
 
 
 class Sum(nn.Module):
@@ -29,7 +30,7 @@ class ResidualBlock(nn.Module):
         )
         # An identity block begins as the identity, which lets short training runs start well (Goyal+2017).
         nn.init.zeros_(self.body[-1].weight)
-        shortcut: list[nn.Module] = [nn.AvgPool2d(stride)] if stride > 1 else []
+        shortcut: list[nn.Module] = [nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []
         if channels_in != channels_out:
             shortcut += [nn.Conv2d(channels_in, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)]
         self.shortcut = nn.Sequential(*shortcut)
@@ -48,7 +49,9 @@ class ResidualEncoder(nn.Module):
     embedding, [batch, 8 × width].
     """
 
-    def __init__(self, channels: int = 3, size: int = 64, width: int = 24, blocks: tuple[int, ...] = (1, 1, 1, 1)) -> None:
+    def __init__(
+        self, channels: int = 3, size: int = 64, width: int = 24, blocks: tuple[int, ...] = (1, 1, 1, 1)
+    ) -> None:
         super().__init__()
         widths = [width * 2**stage for stage in range(len(blocks))]
         self.embedding_size = widths[-1]
@@ -93,16 +96,22 @@ class TimmEncoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Any of the encoders above, its embedding brought to zero mean and unit variance by batch statistics."""
+    """Any of the encoders above, its embedding at most 128 long and of zero mean and unit variance.
+
+    A longer one is projected, by weights that are learned with the rest: the doubt about a head grows with the
+    square of what it looks at. The standard scale comes from batch statistics.
+    """
 
     def __init__(self, backbone: ResidualEncoder | TimmEncoder) -> None:
         super().__init__()
         self.backbone = backbone
-        self.embedding_size = backbone.embedding_size
-        self.standard = nn.BatchNorm1d(backbone.embedding_size, affine=False)
+        self.embedding_size = min(LONGEST_EMBEDDING, backbone.embedding_size)
+        longer = backbone.embedding_size > LONGEST_EMBEDDING
+        self.projection = nn.Linear(backbone.embedding_size, LONGEST_EMBEDDING, bias=False) if longer else nn.Identity()
+        self.standard = nn.BatchNorm1d(self.embedding_size, affine=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.standard(self.backbone(images).float())
+        return self.standard(self.projection(self.backbone(images)).float())
 
 
 def build(name: str, channels: int, size: int, width: int, pretrained: bool = False) -> Encoder:

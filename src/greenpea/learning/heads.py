@@ -121,21 +121,22 @@ class Targets:
 
 
 def apply(weights: Tensor, embeddings: Tensor) -> Tensor:
-    """Return outputs [draw, subject, output] of every draw's weights on every embedding, in one product."""
+    """Return outputs [subject, draw, output] of every draw's weights on every embedding, in one product."""
     draws, rows, outputs = weights.shape
     flat = weights[:, :-1].permute(1, 0, 2).reshape(rows - 1, draws * outputs)
-    product = (embeddings @ flat).reshape(len(embeddings), draws, outputs)
-    return product.permute(1, 0, 2) + weights[:, -1:]
+    return (embeddings @ flat).reshape(len(embeddings), draws, outputs) + weights[:, -1]
 
 
-def posterior(layout: Layout, outputs: Tensor, subject_ids: np.ndarray, distance: np.ndarray | None = None) -> Posterior:
-    """Return the posterior that outputs [draw, subject, output] stand for."""
+def posterior(
+    layout: Layout, outputs: Tensor, subject_ids: np.ndarray, distance: np.ndarray | None = None
+) -> Posterior:
+    """Return the posterior that outputs [subject, draw, output] stand for."""
     parameters = {}
     for question in layout.tree.questions:
         values = layout.log_parameters(question.slug, outputs[..., layout.slices[question.slug]]).float().exp()
         if layout.family(question.slug) == "binomial":
             values = values[..., 0]
-        parameters[question.slug] = values.cpu().numpy()
+        parameters[question.slug] = values.transpose(0, 1).contiguous().numpy()
     families = {slug: layout.family(slug) for slug in layout.tree.slugs}
     return Posterior(layout.tree, subject_ids, families, parameters, distance)
 

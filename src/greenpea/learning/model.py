@@ -16,14 +16,13 @@ from greenpea.errors import GreenpeaError
 from greenpea.images import Preparation
 from greenpea.learning import encoders, heads, orientation, training, uncertainty
 from greenpea.learning.batches import ImageBatches, PlainBatches
-from greenpea.learning.prediction import embed
+from greenpea.learning.prediction import embed, in_blocks
 from greenpea.learning.settings import Learning
 from greenpea.posterior import Posterior
 from greenpea.votes import Votes
 
-# Prior precisions tried for the head, the one that best predicts the validation votes is kept.
-PRECISIONS = (1.0, 10.0, 100.0, 1000.0)
-FROZEN_PRECISIONS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+# Prior precisions tried for a head on a frozen encoder; the one that best predicts the validation votes is kept.
+PRECISIONS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 Report = Callable[[str, float, str], None]  # stage, share done, a few words
 
@@ -89,7 +88,9 @@ class Model:
         """Return the SHA-256 of every number of the model: the same model anywhere has the same."""
         digest = hashlib.sha256()
         for name, value in sorted(self.tensors().items()):
-            digest.update(name.encode() + str(value.dtype).encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(
+                name.encode() + str(value.dtype).encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()
 
     def draw(self, draws: int | None = None, seed: int | None = None) -> Tensor:
@@ -104,7 +105,7 @@ class Model:
 
     def posterior(self, embeddings: Tensor, subject_ids: np.ndarray, weights: Tensor) -> Posterior:
         """Return the posterior of subjects from their embeddings and draws of the head (`draw`)."""
-        outputs = heads.apply(weights, embeddings)
+        outputs = torch.cat(list(in_blocks(lambda block: heads.apply(weights, block), embeddings)))
         distance = self.geometry.distance(embeddings).float().numpy()
         return self.recalibration.apply(heads.posterior(self.layout, outputs, subject_ids, distance))
 
@@ -173,9 +174,12 @@ def learn(
     )
     evidence = _Evidence(votes, learned, kept, packed, *values)
     if settings.freeze:
-        return _recalibrated(_frozen_head(ready, bias, evidence, report), evidence)
-    trained = torch.cat([network[2].weight.T, network[2].bias[None]]).detach().float()
-    return _recalibrated(_with_doubt(ready, trained, PRECISIONS, evidence, report), evidence)
+        mean = _frozen_head(ready, bias, evidence, report)
+    else:
+        mean = torch.cat([network[2].weight.T, network[2].bias[None]]).detach().float()
+    _, model = _with_doubt(ready, mean, evidence)
+    report("head", 1.0, "")
+    return _recalibrated(model, evidence)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,38 +197,36 @@ class _Evidence:
         """Return the model's posterior of the validation subjects."""
         return model.posterior(self.validation, self.votes.subject_ids[self.kept], model.draw())
 
+    def score_of(self, layout: heads.Layout, mean: Tensor) -> float:
+        """Return ln p of the validation votes under one head, in nats."""
+        outputs = heads.apply(mean[None], self.validation)[:, 0]
+        values = heads.Targets(layout).log_likelihood(outputs, self.packed[torch.from_numpy(self.kept)])
+        return float(sum(value.sum() for value in values.values()))
+
     def score(self, model: Model) -> float:
         """Return ln p of the validation votes, in nats."""
         held, posterior = self.votes.select(self.kept), self.predict(model)
         return float(sum(posterior.log_pmf(slug, held).sum() for slug in held.tree.slugs))
 
 
-def _with_doubt(
-    model: Model, mean: Tensor, precisions: tuple[float, ...], evidence: _Evidence, report: Report
-) -> Model:
-    """Return the model with a distribution of heads around ``mean``, as wide as predicts validation best."""
-    found: list[tuple[float, Model]] = []
-    for index, precision in enumerate(precisions if model.method.USES_PRECISION else precisions[:1]):
-        report("head", index / len(precisions), f"prior precision {precision:g}")
-        packed = evidence.packed[torch.from_numpy(evidence.learned)]
-        rate = model.settings.dropout
-        state = model.method.fit(model.layout, mean, evidence.training, packed, precision, rate)
-        some = replace(model, state=state)
-        found.append((evidence.score(some), some))
-    report("head", 1.0, "")
-    return max(found, key=lambda pair: pair[0])[1]
+def _with_doubt(model: Model, mean: Tensor, evidence: _Evidence) -> tuple[float, Model]:
+    """Return the model with the distribution of heads around ``mean`` that predicts validation best, and its score."""
+    packed = evidence.packed[torch.from_numpy(evidence.learned)]
+    states = model.method.candidates(model.layout, mean, evidence.training, packed, model.settings.dropout)
+    some = [replace(model, state=state) for state in states]
+    return max(((evidence.score(one), one) for one in some), key=lambda pair: pair[0])
 
 
-def _frozen_head(model: Model, bias: Tensor, evidence: _Evidence, report: Report) -> Model:
-    """Fit the head alone, drawn towards the constant predictor, by as much as predicts validation best."""
-    anchor = torch.zeros(len(bias), model.encoder.embedding_size + 1).T.contiguous()
+def _frozen_head(model: Model, bias: Tensor, evidence: _Evidence, report: Report) -> Tensor:
+    """Return a head drawn towards the constant predictor, by as much as predicts validation best."""
+    anchor = torch.zeros(model.encoder.embedding_size + 1, len(bias))
     anchor[-1] = bias
     packed = evidence.packed[torch.from_numpy(evidence.learned)]
-    found: list[tuple[float, Model]] = []
-    for precision in FROZEN_PRECISIONS:
+    found: list[tuple[float, Tensor]] = []
+    for index, precision in enumerate(PRECISIONS):
+        report("head", index / len(PRECISIONS), f"prior precision {precision:g}")
         mean = heads.refit(model.layout, evidence.training, packed, anchor, precision)
-        some = _with_doubt(model, mean, (precision,), evidence, report)
-        found.append((evidence.score(some), some))
+        found.append((evidence.score_of(model.layout, mean), mean))
     return max(found, key=lambda pair: pair[0])[1]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from greenpea.learning.batches import to_unit
@@ -15,24 +16,25 @@ from greenpea.learning.training import make_fabric
 MICRO_BATCH = 64
 
 
+def in_blocks(work: Callable[[Tensor], Tensor], rows: Tensor) -> Iterator[Tensor]:
+    """Yield ``work`` on `MICRO_BATCH` rows at a time, the last block filled up with zeros and cut again."""
+    for at in range(0, len(rows), MICRO_BATCH):
+        block = rows[at : at + MICRO_BATCH]
+        missing = MICRO_BATCH - len(block)
+        full = torch.cat([block, block.new_zeros(missing, *block.shape[1:])]) if missing else block
+        yield work(full)[: len(block)]
+
+
 @torch.inference_mode()
 def embed(encoder: nn.Module, images: np.ndarray, precision: str = "auto", accelerator: str = "auto") -> Tensor:
     """Return the embeddings [subject, embedding], float32, of prepared images [subject, channel, y, x]."""
     fabric = make_fabric(precision, accelerator=accelerator)
     network = fabric.to_device(encoder.eval())
-    parts = [_embed_block(network, images[at : at + MICRO_BATCH], fabric) for at in range(0, len(images), MICRO_BATCH)]
+
+    def work(block: Tensor) -> Tensor:
+        with fabric.autocast():
+            return network(fabric.to_device(to_unit(block))).float().cpu()
+
+    parts = list(in_blocks(work, torch.from_numpy(images)))
     network.cpu()
-    if not parts:
-        return torch.zeros(0, int(encoder.embedding_size))  # type: ignore[arg-type]
-    return torch.cat(parts).clone()
-
-
-def _embed_block(network: nn.Module, images: np.ndarray, fabric: Fabric) -> Tensor:
-    block = to_unit(torch.from_numpy(images))
-    missing = MICRO_BATCH - len(block)
-    if missing:
-        block = torch.cat([block, torch.zeros(missing, *block.shape[1:])])
-        block = block.contiguous(memory_format=torch.channels_last)
-    with fabric.autocast():
-        out = network(fabric.to_device(block))
-    return out[: len(images)].float().cpu()
+    return torch.cat(parts).clone() if parts else torch.zeros(0, int(encoder.embedding_size))  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ class Learning(_Settings):
 
     encoder: str = Field("residual", description="'residual', or 'timm:NAME' for one of timm's (extra 'timm')")
     pretrained: bool = Field(False, description="start timm encoders from their published weights (downloads)")
-    width: int = Field(32, ge=4, description="channels of the residual encoder's first stage")
+    width: int = Field(24, ge=4, description="channels of the residual encoder's first stage")
     likelihood: Likelihood = Field("dirichlet-multinomial", description="or 'multinomial': no spread of opinion")
     uncertainty: str = Field("laplace", description="'laplace' (doubt falls with data) or 'dropout' (the 2019 anchor)")
     dropout: float = Field(0.2, ge=0, lt=1, description="share of the embedding silenced in training")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -50,7 +51,13 @@ def make_fabric(precision: str = "auto", devices: int | str = 1, accelerator: st
     """Return the Fabric to train with; ``auto`` precision is bf16 where the processor multiplies it natively."""
     if precision == "auto":
         precision = "bf16-mixed" if _fast_bf16() else "32-true"
-    return Fabric(accelerator=accelerator, devices=devices, precision=precision)
+    fabric_log = logging.getLogger("lightning_fabric")
+    before = fabric_log.level
+    fabric_log.setLevel(logging.WARNING)  # it announces its precision every time, in the middle of progress bars
+    try:
+        return Fabric(accelerator=accelerator, devices=devices, precision=precision)
+    finally:
+        fabric_log.setLevel(before)
 
 
 def _fast_bf16() -> bool:

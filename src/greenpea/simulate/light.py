@@ -111,7 +111,7 @@ def _sersic_b(index: np.ndarray) -> np.ndarray:
     return np.asarray(2 * index - 1 / 3 + 4 / (405 * index) + 46 / (25515 * index**2))
 
 
-def sersic(radius: Maps, index: np.ndarray) -> Maps:
+def sersic(radius: Float[np.ndarray, ...], index: np.ndarray) -> Float[np.ndarray, ...]:
     """Return a Sérsic profile, 1 at the effective radius (radius 1)."""
     # I(r) = exp(−b (r^{1/n} − 1))  (Sérsic 1963)
     b = _sersic_b(index)

@@ -41,7 +41,7 @@ def population(count: int, rng: np.random.Generator) -> Drawn:
     return p
 
 
-# What each property means; the documentation prints this table.
+# What each property means, with its unit.
 GLOSSARY = {
     "kind": "index into elliptical, lenticular, spiral, irregular",
     "redshift": "cosmological redshift",
@@ -60,7 +60,7 @@ GLOSSARY = {
     "bar_axis_ratio": "its minor over its major axis",
     "bar_angle_deg": "in the plane of the disk, from the line of nodes",
     "arm_count": "number of spiral arms, 0 to 6",
-    "pitch_angle_deg": "angle between an arm and a circle: small is tightly wound",
+    "pitch_angle_deg": "angle between an arm and a circle where it begins: small is tightly wound",
     "arm_contrast": "share of the disk's light that is gathered into arms",
     "arm_sharpness": "concentration of an arm's azimuthal profile",
     "arm_start": "radius where the arms begin",
@@ -68,14 +68,14 @@ GLOSSARY = {
     "arm_phase_deg": "angle of the first arm where it begins",
     "arm_sense": "+1 or −1: which way the arms wind",
     "arm_unevenness": "0 equal arms, 1 one side only",
-    "arm_bend": "change of the pitch with radius",
+    "arm_bend": "change of the winding with radius, per e-fold: above 0 the arms open outwards",
     "flocculence": "0 grand design, 1 only torn segments",
     "clumpiness": "contrast of knots of young stars",
     "ring_strength": "brightness of the ring against the disk",
     "ring_radius": "its radius",
     "ring_width": "its width",
     "disturbance": "strength of warps and tidal tails",
-    "tail_angle_deg": "direction of the first tail",
+    "tail_angle_deg": "direction of the first tail; of the brighter arms or clumps",
     "tail_count": "1 or 2",
     "tail_sharpness": "concentration of a tail's azimuthal profile: small is a fan",
     "companion_flux": "light of a second galaxy over this one's; 0 when alone",
@@ -88,7 +88,7 @@ GLOSSARY = {
     "interacting": "1 a merger, 0 a chance overlap",
     "arc_strength": "brightness of gravitationally lensed arcs",
     "arc_radius": "their radius",
-    "arc_angle_deg": "direction of the brightest",
+    "arc_angle_deg": "direction of the brightest; chance for textures and artifacts",
     "dust_strength": "optical depth of a dust lane in g",
     "dust_width": "its half thickness (standard deviation)",
     "dust_angle_deg": "tilt of the lane to the major axis",
@@ -231,7 +231,7 @@ def _arms(p: Properties, count: int, rng: np.random.Generator) -> Drawn:
         "arm_phase_deg": np.where(p["bar_strength"] > 0.3, p["bar_angle_deg"], _angle(count, rng)),
         "arm_sense": np.where(_chosen(0.5, count, rng), 1.0, -1.0),
         "arm_unevenness": 0.5 * rng.beta(1.2, 2.5, count),
-        "arm_bend": rng.normal(0.0, 0.22, count),
+        "arm_bend": np.clip(rng.normal(0.0, 0.12, count), -0.2, 0.2),
         "flocculence": np.where(flocculent, rng.uniform(0.6, 1.0, count), rng.uniform(0.0, 0.3, count)),
         "clumpiness": knotty,
     }

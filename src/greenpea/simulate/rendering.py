@@ -102,11 +102,11 @@ def _observe(whole: Properties, count: int, seed: int, size: int) -> Galaxies:
 
 def _render(
     whole: Properties, block: int, seed: int, size: int
-) -> tuple[UInt8[np.ndarray, "subject y x 3"], dict[str, np.ndarray], Drawn]:
+) -> tuple[UInt8[np.ndarray, "row y x 3"], dict[str, np.ndarray], Drawn]:
     """Return one block's pictures, their truth, and the properties with what is seen of them."""
     p = {name: values[block * BLOCK : (block + 1) * BLOCK] for name, values in whole.items()}
     rng = _rng(seed, block, 1)
-    light = telescope.blur(layers(p, size), telescope.blur_matrix(p, size))
+    light = telescope.blur(layers(p, size), p, size)
     scene = telescope.compose(light, BLOCK, size)
     noticed = seen.visibilities(light, scene, p)
     telescope.add_field(scene, p, rng)

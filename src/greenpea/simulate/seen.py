@@ -162,6 +162,7 @@ def _given(share: Array, noticed: Array, floor: float) -> Array:
 
 
 def _bar(p: Properties, seen: Mapping[str, Array], noticed: Array) -> dict[str, Array]:
+    # Those who came for another feature look for the bar too: a share between all and those who notice any.
     bar = _given(seen["bar"], np.sqrt(noticed), 0.03)
     strong = _rise(p["bar_strength"] - 0.5, 0.06)
     return {"no": 1 - bar, "weak": bar * (1 - strong), "strong": bar * strong}
@@ -172,16 +173,25 @@ def _spiral_arms(seen: Mapping[str, Array], noticed: Array) -> dict[str, Array]:
     return {"yes": yes, "no": 1 - yes}
 
 
+def _open(p: Properties) -> Array:
+    """Return how well arms can be followed round a disk: foreshortening hides half of every turn."""
+    return _rise(axis_ratio(p) - 0.38, 0.06)
+
+
 def _winding(p: Properties, seen: Mapping[str, Array]) -> dict[str, Array]:
-    clear = seen["arms"] * (1 - 0.4 * p["flocculence"])
-    tight, loose = _rise(15 - p["pitch_angle_deg"], 1.5), _rise(p["pitch_angle_deg"] - 24, 1.5)
+    clear = seen["arms"] * _open(p) * (1 - 0.4 * p["flocculence"])
+    # Pitch half-way along the visible arms: d(winding) / d(ln r) = (1 − 2 bend ln(r/r₀)) / tan(pitch)
+    half_way = np.log(0.5 * (p["arm_end"] + p["arm_start"]) / np.maximum(p["arm_start"], 0.1))
+    slope = np.tan(np.radians(p["pitch_angle_deg"])) / np.maximum(1 - 2 * p["arm_bend"] * half_way, 0.2)
+    pitch = np.degrees(np.arctan(slope))
+    tight, loose = _rise(15 - pitch, 1.5), _rise(pitch - 24, 1.5)
     known = {"tight": tight, "medium": 1 - tight - loose, "loose": loose}
     guess = {"tight": 0.35, "medium": 0.45, "loose": 0.20}
     return {answer: clear * share + (1 - clear) * guess[answer] for answer, share in known.items()}
 
 
 def _arm_count(p: Properties, seen: Mapping[str, Array]) -> dict[str, Array]:
-    clear = seen["arms"] ** 1.5 * np.clip(1.15 - 1.5 * p["flocculence"], 0, 1) * (1 - 0.25 * p["arm_unevenness"])
+    clear = seen["arms"] * _open(p) * np.clip(1.15 - 1.5 * p["flocculence"], 0, 1) * (1 - 0.25 * p["arm_unevenness"])
     guess = {"1": 0.04, "2": 0.20, "3": 0.06, "4": 0.04, "more-than-4": 0.11, "cant-tell": 0.55}
     number = np.minimum(p["arm_count"], 5)
     shares = {}

@@ -1,7 +1,7 @@
 """Sources of doubt about the head's weights, one published method a file, the same skeleton in each.
 
-``State`` (what is kept), ``fit`` (a head and the votes it learned from → State), ``draw`` (State → one set of
-weights), ``tensors`` and ``restore`` (State ↔ checkpoint); ``USES_PRECISION`` says whether ``fit`` heeds the prior.
+``State`` (what is kept), ``candidates`` (a head and the votes it learned from → States to choose among, by how they
+predict votes kept aside), ``draw`` (State → one set of weights), ``tensors`` and ``restore`` (State ↔ checkpoint).
 A draw is one set of weights, the same for every subject, batch and worker.
 """
 

@@ -5,15 +5,13 @@ The 2019 anchor. Its doubt does not shrink with data: the mutual information sta
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from greenpea.learning.heads import Layout
-
-
-USES_PRECISION = False  # whether the prior precision matters to `fit`
 
 
 @dataclass(frozen=True)
@@ -24,9 +22,9 @@ class State:
     rate: float
 
 
-def fit(layout: Layout, mean: Tensor, embeddings: Tensor, packed: Tensor, precision: float, rate: float) -> State:
-    """Keep the head as trained: its training under dropout is all there is to fit."""
-    return State(mean, rate)
+def candidates(layout: Layout, mean: Tensor, embeddings: Tensor, packed: Tensor, rate: float) -> Iterator[State]:
+    """Yield the head as trained: its training under dropout is all there is to fit."""
+    yield State(mean, rate)
 
 
 def draw(state: State, generator: torch.Generator) -> Tensor:

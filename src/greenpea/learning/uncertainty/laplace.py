@@ -6,6 +6,7 @@ and zero between questions, which share no weights (MacKay 1992; Daxberger+2021,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from greenpea.learning.heads import LOG_CONCENTRATION, Layout, apply
 CHUNK = 1024  # subjects whose Fisher information is held at once
 
 
-USES_PRECISION = True  # whether the prior precision matters to `fit`
+PRECISIONS = (1.0, 10.0, 100.0, 1000.0)  # of the Gaussian prior on every weight
 
 
 @dataclass(frozen=True)
@@ -33,24 +34,29 @@ class State:
     columns: dict[str, tuple[int, int]]
 
 
-def fit(layout: Layout, mean: Tensor, embeddings: Tensor, packed: Tensor, precision: float, rate: float) -> State:
-    """Return the Gaussian approximation around ``mean``.
+def candidates(layout: Layout, mean: Tensor, embeddings: Tensor, packed: Tensor, rate: float) -> Iterator[State]:
+    """Yield the Gaussian around ``mean`` for each prior precision; the curvature is computed once for all.
 
-    ``embeddings`` [subject, embedding] and ``packed`` votes are those the head learned from; ``precision`` is
-    that of the Gaussian prior on every weight. Costs N·(E·O)² multiply-adds a question of O outputs.
+    ``embeddings`` [subject, embedding] and ``packed`` votes are those the head learned from. Costs N·(E·O)²
+    multiply-adds a question of O outputs, and a Cholesky factorisation of size E·O for each precision.
     """
+    outputs = apply(mean[None], embeddings)[:, 0].double()
     inputs = torch.cat([embeddings, torch.ones(len(embeddings), 1)], dim=1).double()
-    outputs = apply(mean[None], embeddings)[0].double()
-    factors, columns = {}, {}
     questions = layout.tree.questions
+    curvatures = {}
     for index, question in enumerate(questions):
-        part = layout.slices[question.slug]
         reached = packed[:, index - len(questions)].double()
-        curvature = _curvature(layout, question.slug, inputs, outputs[:, part], reached)
-        curvature.diagonal().add_(precision)
-        factors[question.slug] = torch.linalg.cholesky(curvature)
-        columns[question.slug] = (part.start, part.stop)
-    return State(mean, factors, columns)
+        part = outputs[:, layout.slices[question.slug]]
+        curvatures[question.slug] = _curvature(layout, question.slug, inputs, part, reached)
+    columns = {slug: (part.start, part.stop) for slug, part in layout.slices.items()}
+    for precision in PRECISIONS:
+        yield State(mean, {slug: _factor(curvature, precision) for slug, curvature in curvatures.items()}, columns)
+
+
+def _factor(curvature: Tensor, precision: float) -> Tensor:
+    """Return the Cholesky factor in float32, as a checkpoint keeps it: half the size and far more than needed."""
+    stiff = curvature + precision * torch.eye(len(curvature), dtype=curvature.dtype)
+    return torch.linalg.cholesky(stiff).float()
 
 
 def draw(state: State, generator: torch.Generator) -> Tensor:
@@ -67,8 +73,8 @@ def draw(state: State, generator: torch.Generator) -> Tensor:
 
 
 def tensors(state: State) -> dict[str, Tensor]:
-    """Return what a checkpoint keeps; the factors in float32, half the size and far more than needed."""
-    kept = {f"factor.{slug}": factor.float().contiguous() for slug, factor in state.factors.items()}
+    """Return what a checkpoint keeps."""
+    kept = {f"factor.{slug}": factor.contiguous() for slug, factor in state.factors.items()}
     kept |= {f"columns.{slug}": torch.tensor(place) for slug, place in state.columns.items()}
     return kept | {"mean": state.mean}
 
