@@ -23,7 +23,7 @@ from greenpea.tree import DecisionTree
 from greenpea.votes import Votes
 
 SUBJECTS, DRAWS = 60, 20
-HOSTILE = "</svg></title><script>alert('$x')</script>"
+HOSTILE = "</svg></title><script>alert('$x_{$')</script>"
 TREE = DecisionTree.model_validate(
     {
         "name": "two",
@@ -33,7 +33,7 @@ TREE = DecisionTree.model_validate(
                 "text": {"en": "Which <b>shape</b> & why? $\\frac$"},
                 "answers": [
                     {"slug": "round", "text": {"en": HOSTILE}, "next": "odd"},
-                    {"slug": "long", "text": {"en": "Long $_{"}, "next": "odd"},
+                    {"slug": "long", "text": {"en": "Long $_{$"}, "next": "odd"},
                     {"slug": "none", "text": {"en": "星系 \U0001f600"}},
                 ],
             },
@@ -243,6 +243,16 @@ def test_the_tables_hold_the_scores(page: str, judged: Judged) -> None:
             assert numbers(cell) == pytest.approx(pair, abs=0.06)
 
 
+def test_coverage_that_is_off_is_marked(judged: Judged, tmp_path: Path) -> None:
+    odd = judged.evaluation["odd"]
+    held, error = {"50": 0.45, "80": 0.79, "90": 0.91, "95": 0.985}, dict.fromkeys(odd.coverage, 0.015)
+    scores = (*judged.evaluation.scores[:2], replace(odd, coverage=held, coverage_error=error))
+    changed = replace(judged, evaluation=replace(judged.evaluation, scores=scores))
+    parsed = written(changed, tmp_path, some_images())
+    row = next(row for row in parsed.rows("odd") if len(row) == 5)
+    assert row == ["odd", "45.0 ± 1.5 ▼", "79.0 ± 1.5", "91.0 ± 1.5", "98.5 ± 1.5 ▲"]
+
+
 def numbers(cell: str) -> list[float]:
     """The numbers in a cell; its brackets, words and signs of excess left out."""
     words = cell.replace("−", "-").replace(",", " ")
@@ -394,6 +404,7 @@ def test_the_verdict_follows_the_interval(
             0.009,
             "Not calibrated, surer than it should be: its 90 % sets hold 84.0 ± 0.9 %",
         ),
+        ((0.50, 0.80, 0.877, 0.95), 0.009, "Not calibrated, surer than it should be: its 90 % sets hold 87.7"),
         ((0.61, 0.80, 0.90, 0.95), 0.009, "Not calibrated, less sure than it could be: its 90 % sets hold 90.0"),
         ((0.61, 0.80, 0.90, 0.91), 0.009, "too sure at some levels, not sure enough at others"),
         ((0.50, 0.79, 0.89, 0.94), 0.001, "Calibrated to within 2 %, though not exactly"),
@@ -445,6 +456,19 @@ def test_the_gallery_follows_its_rules(judged: Judged, learned: Information) -> 
     per_vote = above.sum(axis=0) / votes.total
     assert abs(per_vote[rows[0]] - np.median(per_vote)) == np.abs(per_vote - np.median(per_vote)).min()
     assert chosen[2].row in np.argsort(-learned.value)[:3]
+
+
+def test_the_worst_predicted_subject_is_the_greatest_surprise_in_all_and_not_per_vote() -> None:
+    alpha = np.array([[1.0, 1.0, 100.0], [500.0, 500.0, 1.0], *[[9.0, 9.0, 9.0]] * 4])
+    parameters = {"shape": np.stack([alpha, alpha]), "odd": np.ones((2, 6, 2, 2))}
+    families = {"shape": "dirichlet-multinomial", "odd": "beta-binomial"}
+    posterior = Posterior(TREE, np.array(list("abcdef"), object), families, parameters)
+    votes = Votes.empty(TREE, list("abcdef"))
+    # One vote that had 1 % probability is 4.6 nats; twelve in a row, each with half, are 8.3.
+    votes.counts["shape"][:] = [[1, 0, 0], [12, 0, 0], *[[4, 4, 4]] * 4]
+    votes.reached["shape"][:] = votes.counts["shape"].sum(axis=1)
+    chosen = {one.kind: one.row for one in report.choose(posterior, votes, None, each=1)}
+    assert chosen["Worst predicted"] == 1
 
 
 def test_a_subject_without_votes_is_not_in_the_gallery(judged: Judged) -> None:
@@ -601,9 +625,22 @@ def test_an_svg_takes_its_colours_from_the_page() -> None:
     assert text == plots.svg(plots.history([3, 2, 1], [3.1, 2.5, 2.6], 1))
     assert not any(colour in text for colour in plots.PALETTE)
     assert "var(--fig-green)" in text
-    assert "#000000" not in text
+    assert not {"#000000", "xlink", "font-family"} & set(text.replace('"', " ").replace(":", " ").split())
     used = {part.split(")")[0].split('"')[0] for part in text.replace('href="#', "url(#").split("url(#")[1:]}
     assert used <= {part.split('"')[0] for part in text.split('id="')[1:]}
+
+
+def test_dollars_in_names_are_not_mathematics(judged: Judged) -> None:
+    name, even = "$_{$", np.linspace(0.01, 0.99, 40)
+    figures = [
+        plots.coverage(even, name),
+        plots.pit(even, even, name),
+        plots.reliability(reliability(even, even), name),
+        plots.fractions(even, even, np.full(40, 9), name),
+        plots.excess([judged.evaluation.overall, replace(judged.evaluation["odd"], question=name)]),
+        plots.votes_predicted(some_images()[0], name, TREE["shape"], np.full((2, 3, 4), 0.25), np.ones(3, int), 3, 1),
+    ]
+    assert all(name in plots.svg(figure) for figure in figures)
 
 
 def test_every_colour_of_the_pictures_is_defined_for_light_and_dark() -> None:

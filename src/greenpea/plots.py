@@ -251,7 +251,7 @@ def information(
     axes.set_yscale("log")
     _cloud(axes, distance, shown, (span, (low, 1.3 * ceiling)), log_y=True)
     axes.axhline(ceiling, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 2)))
-    axes.text(0.02, 1.07 * ceiling, words, color=ORANGE, fontsize=8, transform=axes.get_yaxis_transform())
+    axes.text(0.02, 1.15 * ceiling, words, color=ORANGE, fontsize=8, transform=axes.get_yaxis_transform())
     axes.set(xlim=span, ylim=(low, 2.2 * ceiling))
     _style(axes, "distance in embedding space", "information, nats")
     return figure

@@ -6,6 +6,8 @@ A head is one matrix of weights [embedding + 1, output], its last row the bias. 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,6 +143,17 @@ def posterior(
     return Posterior(layout.tree, subject_ids, families, parameters, distance)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Work on one thread: on small matrices, threads that wait for each other cost more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def refit(
     layout: Layout,
     embeddings: Tensor,
@@ -170,5 +183,6 @@ def refit(
 
     first = (prior if start is None else start).double().numpy().ravel()
     options = {"maxiter": iterations, "maxcor": 20, "ftol": 1e-9}
-    best = minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x
+    with one_thread():
+        best = minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x
     return torch.from_numpy(best).reshape(anchor.shape).to(prior.dtype)
