@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from common import data_folder, figures, finish, say
+from greenpea import images
 from greenpea.calibration import ratio_interval
-from greenpea.campaign import Campaign, Judged, create, write
-from greenpea.settings import Settings
+from greenpea.campaign import Campaign, Judged, create
+from greenpea.learning import checkpoint
+from greenpea.learning.model import learn
+from greenpea.learning.settings import Learning
 from greenpea.subjects import SubjectSet
-from greenpea.tables import read_table
-from greenpea.tree import DecisionTree
+from greenpea.tree import DecisionTree, slugify
 from greenpea.votes import Votes
 
 EXPERTS = 20  # simulated volunteers per EFIGI attribute
@@ -52,7 +53,7 @@ ATTRIBUTES = (
 
 def pretraining_tree() -> DecisionTree:
     """Galaxy Zoo 1's class, then a yes-or-no question per EFIGI attribute, one after the other."""
-    slugs = ["class", *(name.lower().replace("_", "-") for name in ATTRIBUTES)]
+    slugs = ["class", *(slugify(name.replace("_", " ")) for name in ATTRIBUTES)]
     questions = []
     for index, slug in enumerate(slugs):
         following = slugs[index + 1] if index + 1 < len(slugs) else None
@@ -61,34 +62,38 @@ def pretraining_tree() -> DecisionTree:
     return DecisionTree.model_validate({"name": "efigi-and-gz1", "questions": questions})
 
 
-def pretraining_campaign(folder: Path, images_seen: int) -> Campaign:
-    """Make the campaign of both sets, with votes as said above."""
-    efigi, gz1 = data_folder("efigi", "attributes.csv"), data_folder("gz1", "classes.csv")
-    parts = [SubjectSet.open(efigi), SubjectSet.open(gz1)]
-    subjects = SubjectSet.concatenate([SubjectSet(one.subject_ids, one.locations, pa.table({})) for one in parts])
+def pretraining_votes(efigi: SubjectSet, gz1: SubjectSet) -> Votes:
+    """Return the votes of both sets, as said above, EFIGI's subjects first."""
     tree = pretraining_tree()
-    votes = Votes.empty(tree, list(subjects.subject_ids))
+    votes = Votes.empty(tree, [*efigi.subject_ids, *gz1.subject_ids])
     rng = np.random.default_rng(0)
-    table = read_table(efigi)
     for name in ATTRIBUTES:
-        slug, value = name.lower().replace("_", "-"), table[name].to_numpy()
+        slug, value = slugify(name.replace("_", " ")), efigi.metadata[name].to_numpy()
         known = np.flatnonzero(value >= 0)  # −1: unknown
         yes = rng.binomial(EXPERTS, value[known])
         votes.counts[slug][known] = np.stack([yes, EXPERTS - yes], axis=1)
         votes.reached[slug][known] = EXPERTS
-    classes = [
-        str(value).replace("'", "").replace(" ", "-").replace("_", "-")
-        for value in read_table(gz1)["class"].to_pylist()
-    ]
-    rows = np.arange(len(parts[0]), len(subjects))
+    classes = [slugify(value.replace("_", " ")) for value in gz1.metadata["class"].to_pylist()]
+    rows = np.arange(len(efigi), len(votes))
     votes.counts["class"][rows, [CLASSES.index(value) for value in classes]] = 1
     votes.reached["class"][rows] = 1
-    settings = Settings().override(
-        ["split.test=0", "split.validation=0.1", f"learning.epochs={max(1, images_seen // 6100)}"]
+    return votes
+
+
+def pretrain(folder: Path, images_seen: int) -> Path:
+    """Train an encoder on EFIGI and Galaxy Zoo 1, save its checkpoint and return the folder."""
+    parts = [
+        SubjectSet.open(data_folder("efigi", "attributes.csv")),
+        SubjectSet.open(data_folder("gz1", "classes.csv")),
+    ]
+    votes = pretraining_votes(*parts)
+    arrays = [images.load(part, images.Preparation()).images for part in parts]
+    epochs = max(1, images_seen // len(votes))
+    validation = np.random.default_rng(0).random(len(votes)) < 0.1
+    model = learn(
+        np.concatenate(arrays), votes, validation, images.Preparation(), Learning(epochs=epochs), report=say()
     )
-    folder.mkdir(parents=True)
-    write(folder, tree, subjects, votes, settings)
-    return Campaign.open(folder)
+    return checkpoint.save(model, folder)
 
 
 def judged_figures(judged: Judged) -> dict[str, Any]:
@@ -109,7 +114,7 @@ def gain_over(first: Judged, second: Judged) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--pretrain-images-seen", type=int, default=200_000)
+    parser.add_argument("--pretrain-images-seen", type=int, default=150_000)
     arguments = parser.parse_args()
     table = data_folder("gz2", "votes.csv")
     results: dict[str, Any] = {"benchmark": "real_galaxies", "folds": arguments.folds}
@@ -121,9 +126,7 @@ def main() -> None:
         print_questions(scratch)
 
         started = time.monotonic()
-        run, _ = pretraining_campaign(Path(temporary) / "pretraining", arguments.pretrain_images_seen).train(
-            report=say()
-        )
+        run = pretrain(Path(temporary) / "pretraining", arguments.pretrain_images_seen)
         results["pretraining_seconds"] = time.monotonic() - started
         for name, overrides in {
             "fine_tuned": ["learning.learning_rate=5e-4"],

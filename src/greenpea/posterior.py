@@ -80,9 +80,8 @@ class Posterior:
                     f"question {slug!r} is {question.kind!r} and takes the families "
                     f"{' or '.join(FAMILIES[question.kind])}, not {self.families.get(slug)!r}"
                 )
-            shape = (draws, len(self.subject_ids), len(question.answers))
-            if self.families[slug] == "beta-binomial":
-                shape = (*shape, 2)
+            pair = (2,) if self.families[slug] == "beta-binomial" else ()
+            shape = (draws, len(self.subject_ids), len(question.answers), *pair)
             if self.parameters[slug].shape != shape:
                 raise GreenpeaError(
                     f"parameters of {slug!r} have shape {self.parameters[slug].shape}, expected {shape}"
