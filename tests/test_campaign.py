@@ -70,7 +70,8 @@ def test_simulated_campaigns_hold_images_votes_and_the_truth(simulated: Path) ->
     np.testing.assert_allclose(said.sum(1), 1, atol=1e-5)
     voted = campaign.votes.fractions("smooth-or-featured")
     assert np.corrcoef(said[:, 0], voted[:, 0])[0, 1] > 0.7
-    assert Image.open(simulated / "images" / "sim-000001.png").size == (32, 32)
+    with Image.open(simulated / "images" / "sim-000001.png") as image:
+        assert image.size == (32, 32)
     assert "(simulated)" in greenpea("info", simulated)
 
 
@@ -229,6 +230,14 @@ def test_a_malformed_tree(tmp_path: Path) -> None:
     said = greenpea("init", tmp_path / "c", "--tree", tree, "--subjects", _images(tmp_path / "i"), fails=True)
     assert "'q' leads to 'qq', which does not exist" in said
     assert "no tree 'gz3'; did you mean 'gz2'?" in greenpea("tree", "show", "gz3", fails=True)
+
+
+def test_a_question_with_some_of_its_columns_is_named(tmp_path: Path) -> None:
+    _images(tmp_path / "i")
+    text = "id,image,smooth-or-featured_smooth,smooth-or-featured_featured-or-disk,smooth-or-featured_artifact,bar_no\n"
+    table = _table(tmp_path, text + "a,i/g0.png,4,1,0,1\n")
+    said = greenpea("init", tmp_path / "c", "--tree", "gz-decals-5", "--subjects", table)
+    assert "Question bar is left out: its answers weak, strong have no column" in said
 
 
 def test_empty_votes_cannot_be_trained_on(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,8 +37,9 @@ from greenpea.learning.prediction import embed
 from greenpea.posterior import Posterior
 from greenpea.settings import Settings, Split
 from greenpea.subjects import SubjectSet
+from greenpea.tables import read_table
 from greenpea.tree import DecisionTree
-from greenpea.votes import Votes, find_columns, read_votes
+from greenpea.votes import Votes, find_columns, incomplete, read_votes
 
 SETTINGS, WORKFLOW, VOTES, RUNS, TRUTH = "campaign.toml", "workflow.json", "votes.parquet", "runs", "truth.parquet"
 BLOCK = 1024  # subjects predicted at a time
@@ -75,6 +76,7 @@ class Imported:
     strangers: int  # subjects in the table of votes that are not in the subject set
     excesses: int  # subjects where a question has more votes than its parent answers
     unasked: tuple[str, ...]  # questions without a single vote
+    incomplete: dict[str, tuple[str, ...]]  # left out: question → the answers that have no column
     note: str
 
 
@@ -430,6 +432,7 @@ def write_report(campaign: Campaign, judged: Judged, out: str | Path, json_file:
         learned,
         chosen.information_votes,
         campaign.simulated,
+        [(one.subject_id, one.reason) for one in judged.loaded.unreadable],
     )
     if json_file is not None:
         about = {"how": judged.how, "fingerprint": model.fingerprint(), "simulated": campaign.simulated}
@@ -512,7 +515,8 @@ def create(
     with replacing(folder) as temporary:
         temporary.mkdir()
         write(temporary, tree, subject_set, found, settings)
-    return Campaign.open(folder), _imported(subject_set, tree, found)
+    columns = subject_set.metadata.column_names if votes is None else read_table(votes).column_names
+    return Campaign.open(folder), _imported(subject_set, tree, found, columns)
 
 
 def refuse_existing(folder: Path) -> None:
@@ -547,9 +551,11 @@ def _find_votes(
     return Votes.from_table(subjects.metadata, tree, subjects.subject_ids, where=Path(table).name)
 
 
-def _imported(subjects: SubjectSet, tree: DecisionTree, votes: Votes | None) -> Imported:
+def _imported(
+    subjects: SubjectSet, tree: DecisionTree, votes: Votes | None, columns: Sequence[str] = ()
+) -> Imported:
     if votes is None:
-        return Imported(len(subjects), 0, 0, 0, 0, tree.slugs, subjects.note)
+        return Imported(len(subjects), 0, 0, 0, 0, tree.slugs, {}, subjects.note)
     known = set(subjects.subject_ids)
     aligned = votes.align(subjects.subject_ids)
     return Imported(
@@ -559,6 +565,7 @@ def _imported(subjects: SubjectSet, tree: DecisionTree, votes: Votes | None) -> 
         strangers=sum(subject not in known for subject in votes.subject_ids),
         excesses=len({excess.row for excess in votes.excesses()}),
         unasked=tuple(slug for slug in tree.slugs if not votes.reached[slug].any()),
+        incomplete=incomplete(columns, tree),
         note=subjects.note,
     )
 

@@ -129,6 +129,11 @@ def _show_import(folder: Path, imported: Imported) -> None:
             f"[yellow]{imported.excesses:,} subjects have a few more votes at a question than at the answers that lead "
             f"to it; kept as they are (real tables are like this).[/yellow]"
         )
+    for question, answers in imported.incomplete.items():
+        console.print(
+            f"[yellow]Question {question} is left out: its answers {', '.join(answers)} have no column.[/yellow] "
+            f"If that is meant, give a mapping of columns in Python."
+        )
     if imported.with_votes and imported.unasked:
         console.print(f"Without any votes: {', '.join(imported.unasked)}.")
 

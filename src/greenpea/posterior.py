@@ -25,13 +25,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import betainc, betaln, gammaln, logsumexp, xlog1py, xlogy
+from scipy.special import betainc, betaincinv, betaln, expit, gammaln, logit, logsumexp, xlog1py, xlogy
 
 from greenpea.errors import GreenpeaError
 from greenpea.tree import DecisionTree
 from greenpea.votes import Votes
 
 NEWTON_STEPS = 10  # of the search for a quantile, before it bisects
+SHORT_STEPS = 5  # tolerances; a Newton step shorter than this leaves an error of about one at most
 
 FAMILIES = {
     "single": ("dirichlet-multinomial", "multinomial"),
@@ -332,29 +333,39 @@ def _mixture_quantile(
 ) -> Float[np.ndarray, " cell"]:
     """Solve mean_t I_x(a_t, b_t) = level for x, on the cells that are still open.
 
-    Newton inside a bracket that starts as [0, 1]. No step is shorter than the tolerance: close to the root it
-    then lands on the other side, and the bracket itself proves the answer. Where the density is too spiky for
-    Newton, bisection takes over.
+    Newton in u = ln x/(1 − x), where the density of every Beta is bounded, inside a bracket; bisection where
+    that takes long. Starts at the quantile of the one Beta with the mixture's moments, often near enough for a
+    single step. A short step ends the search: what it leaves is of the order of its square.
     """
     low, high = np.zeros_like(mean), np.ones_like(mean)
-    x = np.clip(mean + np.sqrt(variance) * (2.0 * level - 1.0) * 1.7, mean * 0.05, 1 - (1 - mean) * 0.05)
-    open_ = np.arange(len(mean))
+    x = _matched_quantile(mean, variance, level)
     log_norm = betaln(a, b)
+    open_ = np.arange(len(mean))
     for iteration in range(60):
         at, at_a, at_b = x[open_], a[:, open_], b[:, open_]
         error = betainc(at_a, at_b, at).mean(axis=0) - level
         low[open_] = np.where(error < 0, at, low[open_])
         high[open_] = np.where(error < 0, high[open_], at)
-        middle = 0.5 * (low[open_] + high[open_])
+        after = 0.5 * (low[open_] + high[open_])
+        settled = high[open_] - low[open_] <= tolerance
         if iteration < NEWTON_STEPS:
             with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-                density = np.exp(xlogy(at_a - 1, at) + xlog1py(at_b - 1, -at) - log_norm[:, open_]).mean(axis=0)
-                step = np.maximum(np.abs(error / density), 0.9 * tolerance)
-                proposed = at - np.sign(error) * step
-            inside = np.isfinite(proposed) & (proposed > low[open_]) & (proposed < high[open_])
-            middle = np.where(inside, proposed, middle)
-        x[open_] = middle
-        open_ = open_[high[open_] - low[open_] > tolerance]
+                # dF/du = dF/dx · x (1 − x)
+                slope = np.exp(xlogy(at_a, at) + xlog1py(at_b, -at) - log_norm[:, open_]).mean(axis=0)
+                proposed = expit(logit(at) - error / slope)
+            inside = np.isfinite(proposed) & (proposed >= low[open_]) & (proposed <= high[open_])
+            after = np.where(inside, proposed, after)
+            settled |= inside & (np.abs(after - at) < SHORT_STEPS * tolerance)
+        x[open_] = after
+        open_ = open_[~settled]
         if not len(open_):
             break
     return x
+
+
+def _matched_quantile(mean: np.ndarray, variance: np.ndarray, level: float) -> Float[np.ndarray, " cell"]:
+    """Return the quantile of the Beta distribution with this mean and variance, kept off the ends of [0, 1]."""
+    # Var = f (1 − f) / (s + 1) for Beta(s f, s (1 − f))
+    spread = np.maximum(variance, 1e-300)
+    total = np.clip(mean * (1 - mean) / spread - 1, 1e-3, 1e12)
+    return np.clip(betaincinv(total * mean, total * (1 - mean), level), 1e-12, 1 - 1e-12)

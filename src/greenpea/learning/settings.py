@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -54,8 +54,12 @@ class Learning(_Settings):
     zoom: float = Field(0.1, ge=0, lt=1, description="largest relative change of scale in training")
     shift: float = Field(0.06, ge=0, lt=0.5, description="largest move in training, in image widths")
     erase: float = Field(0.0, ge=0, le=1, description="share of images in which one square is blanked")
-    epochs: int | Literal["auto"] = Field("auto", description="auto: about 250,000 images seen, 15 to 150 passes")
-    batch_size: int | Literal["auto"] = Field("auto", description="auto: 128, fewer where subjects are few")
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="auto: about 250,000 images seen, 15 to 150 passes"
+    )
+    batch_size: Annotated[int, Field(ge=2)] | Literal["auto"] = Field(
+        "auto", description="auto: 128, fewer where subjects are few"
+    )
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     patience: int = Field(15, ge=1, description="stop after so many epochs without a better held-out loss")
