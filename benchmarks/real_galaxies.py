@@ -21,7 +21,8 @@ import numpy as np
 from common import data_folder, figures, finish, say
 from greenpea import images
 from greenpea.calibration import ratio_interval
-from greenpea.campaign import Campaign, Judged, create
+from greenpea.campaign import Campaign, Judged
+from greenpea.creation import create
 from greenpea.learning import checkpoint
 from greenpea.learning.model import learn
 from greenpea.learning.settings import Learning

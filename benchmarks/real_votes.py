@@ -21,7 +21,8 @@ from torch import nn
 from common import data_folder, figures, finish, say
 from greenpea import images
 from greenpea.calibration import Score, constant, evaluate
-from greenpea.campaign import Campaign, create
+from greenpea.campaign import Campaign
+from greenpea.creation import create
 from greenpea.learning import encoders, heads, training
 from greenpea.learning.batches import ImageBatches, PlainBatches
 from greenpea.learning.model import Model
@@ -86,7 +87,7 @@ def main() -> None:
         overrides = ["split.test=0.15", f"learning.epochs={epochs}"]
         campaign, _ = create(Path(temporary) / "cifar", tree(), table, overrides=overrides)
         _, model = campaign.train(report=say())
-        score = campaign.evaluate(model=model, report=say()).evaluation.overall
+        score = campaign.evaluate(report=say()).evaluation.overall
         seconds = time.monotonic() - started
         naive, naive_seconds = fractions_network(campaign, model)
     ours = figures(score)

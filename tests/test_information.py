@@ -19,7 +19,7 @@ from greenpea.information import (
     states,
 )
 from greenpea.posterior import Posterior
-from hands import galaxy_tree, one_question, posterior, random_posterior
+from hands import galaxy_tree, posterior, random_posterior
 
 FRACTIONS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 BINOMIAL = {1: 0.180139, 5: 0.556709, 40: 1.323233}
@@ -143,4 +143,3 @@ def test_subjects_are_judged_alike_in_any_company(monkeypatch: pytest.MonkeyPatc
     whole = of_question(some, "q", 3)
     monkeypatch.setattr(information, "CHUNK", 1)
     np.testing.assert_allclose(of_question(some, "q", 3), whole, atol=1e-14)
-    assert len(one_question(3).questions) == 1

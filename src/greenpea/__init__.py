@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from greenpea.campaign import Campaign as Campaign
-    from greenpea.campaign import create as create
+    from greenpea.creation import create as create
     from greenpea.posterior import Posterior as Posterior
     from greenpea.tree import DecisionTree as DecisionTree
     from greenpea.votes import Votes as Votes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Campaign": "greenpea.campaign",
-    "create": "greenpea.campaign",
+    "create": "greenpea.creation",
     "DecisionTree": "greenpea.tree",
     "Posterior": "greenpea.posterior",
     "Votes": "greenpea.votes",

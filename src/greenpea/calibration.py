@@ -183,6 +183,7 @@ class _Ledger:
     floor: Float[np.ndarray, " subject"]
     votes: Int[np.ndarray, " subject"]
     constant_error: Float[np.ndarray, "subject answer"]
+    yes_or_no: bool  # a multiple question: every answer is one of its own
 
 
 def _ledger(posterior: Posterior, votes: Votes, baseline: Posterior, slug: str, rows: np.ndarray) -> _Ledger:
@@ -194,6 +195,7 @@ def _ledger(posterior: Posterior, votes: Votes, baseline: Posterior, slug: str, 
         log_floor(votes, slug),
         replies,
         baseline.mean(slug) - votes.fractions(slug),
+        votes.tree[slug].kind == "multiple",
     )
 
 
@@ -217,6 +219,8 @@ def _score(
     n = per_subject([ledger.votes for ledger in ledgers])
     if questions:
         right, sure, both = _pooled_accuracy(questions)
+    elif ledgers[0].yes_or_no:
+        right, sure, both = accuracy(_yes_no(predicted), _yes_no(observed))
     else:
         right, sure, both = accuracy(predicted, observed)
     error = predicted - observed
@@ -238,6 +242,10 @@ def _score(
         coverage=covered,
         coverage_error={key: float(np.sqrt(float(key) / 100 * (1 - float(key) / 100) / len(ranks))) for key in covered},
     )
+
+
+def _yes_no(fractions: Float[np.ndarray, "subject answer"]) -> Float[np.ndarray, "cell 2"]:
+    return np.stack([fractions.ravel(), 1 - fractions.ravel()], axis=1)
 
 
 def ratio_interval(
@@ -312,8 +320,10 @@ def randomised_pit(
     """Return F(k−1) + U·p(k) per answer, F the mixture's count distribution: uniform if calibrated."""
     reached, counts = votes.reached[question], votes.counts[question]
     out = np.full(counts.shape, np.nan)
-    for n in np.unique(reached[reached > 0]):
-        rows = np.flatnonzero(reached == n)
+    step = max(1, 4_000_000 // (posterior.draws * counts.shape[1] * (int(reached.max(initial=0)) + 1)))
+    same = (np.flatnonzero(reached == n) for n in np.unique(reached[reached > 0]))
+    for rows in (part for found in same for part in np.split(found, range(step, len(found), step))):
+        n = reached[rows[0]]
         pmf = posterior.select(rows).pmf(question, int(n)).mean(axis=0)
         below = np.concatenate([np.zeros((*pmf.shape[:2], 1)), np.cumsum(pmf, axis=-1)], axis=-1)
         k = counts[rows][..., None]

@@ -13,38 +13,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
-from PIL import Image
 
 from greenpea import catalogue, images, information
 from greenpea import report as reports
-from greenpea import simulate as simulation
 from greenpea.calibration import Evaluation, constant, evaluate
 from greenpea.errors import GreenpeaError
 from greenpea.files import replacing, sha256
 from greenpea.learning import checkpoint
-from greenpea.learning.model import Model, Report, learn, silent
+from greenpea.learning.model import Model, Report, Weights, learn, silent
 from greenpea.learning.prediction import embed
 from greenpea.posterior import Posterior
 from greenpea.settings import Settings, Split
 from greenpea.subjects import SubjectSet
-from greenpea.tables import read_table
 from greenpea.tree import DecisionTree
-from greenpea.votes import Votes, find_columns, incomplete, read_votes
+from greenpea.votes import Votes, find_columns, read_votes
 
 SETTINGS, WORKFLOW, VOTES, RUNS, TRUTH = "campaign.toml", "workflow.json", "votes.parquet", "runs", "truth.parquet"
 BLOCK = 1024  # subjects predicted at a time
 ROLES = ("training", "validation", "test")
-LARGEST_DEFAULT = 64  # pixels a side, unless the settings ask for more
 
 
 # ---- who is trained on -------------------------------------------------------------------------------
@@ -64,20 +59,6 @@ def roles(subject_ids: np.ndarray, split: Split) -> np.ndarray:
 
 
 # ---- what the steps return ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What `create` found: for the one who reads the screen."""
-
-    subjects: int
-    with_votes: int
-    votes: int
-    strangers: int  # subjects in the table of votes that are not in the subject set
-    excesses: int  # subjects where a question has more votes than its parent answers
-    unasked: tuple[str, ...]  # questions without a single vote
-    incomplete: dict[str, tuple[str, ...]]  # left out: question → the answers that have no column
-    note: str
 
 
 @dataclass(frozen=True)
@@ -175,7 +156,8 @@ class Campaign:
     @property
     def runs(self) -> list[Path]:
         """The folders of all trained models, oldest first."""
-        return sorted(path.parent for path in (self.folder / RUNS).glob(f"*/{checkpoint.FACTS}"))
+        found = [path.parent for path in (self.folder / RUNS).glob(f"*/{checkpoint.FACTS}")]
+        return sorted(found, key=lambda run: (run.stat().st_mtime, run.name))
 
     def model(self, folder: str | Path | None = None) -> Model:
         """Return the newest trained model, or the one in ``folder``."""
@@ -195,6 +177,7 @@ class Campaign:
         """
         first = None if start is None else starting_model(start)
         rows = np.flatnonzero((self.votes.total > 0) & (self.roles != "test"))
+        number = 1 + max((int(run.name) for run in self.runs if run.name.isdigit()), default=0)
         model = self._learn(rows, self.roles[rows] == "validation", first, report)
         facts = {
             "start": first.fingerprint() if first else None,
@@ -202,21 +185,28 @@ class Campaign:
             "split": self.settings.split.model_dump(),
         }
         model.facts.update(facts)
-        number = int(self.runs[-1].name) + 1 if self.runs else 1
         return checkpoint.save(model, self.folder / RUNS / f"{number:04d}"), model
 
     def _hashes(self) -> dict[str, str]:
         names = (WORKFLOW, "subjects.parquet", VOTES)
         return {name: sha256(self.folder / name) for name in names if (self.folder / name).is_file()}
 
-    def _load(self, subjects: SubjectSet, report: Report) -> images.Loaded:
+    def _load(
+        self, subjects: SubjectSet, report: Report, preparation: images.Preparation | None = None
+    ) -> images.Loaded:
         workers = self.settings.catalogue.workers
 
         def progress(done: int) -> None:
             if done % 64 == 0 or done == len(subjects):
                 report("images", done / len(subjects), f"{done:,} of {len(subjects):,}")
 
-        return images.load(subjects, self.settings.images, workers, progress)
+        loaded = images.load(subjects, preparation or self.settings.images, workers, progress)
+        if not len(loaded):
+            first = loaded.unreadable[0]
+            raise GreenpeaError(
+                f"none of the {len(subjects)} images could be read; the first, of {first.subject_id!r}: {first.reason}"
+            )
+        return loaded
 
     def _learn(self, rows: np.ndarray, validation: np.ndarray, start: Model | None, report: Report) -> Model:
         loaded = self._load(self.subjects.select(rows), report)
@@ -259,12 +249,15 @@ class Campaign:
             )
         unreadable: list[images.UnreadableSubject] = []
         with ExitStack() as stack:
-            main = _Sink(stack.enter_context(replacing(out)), self._about(chosen))
-            long = _Sink(stack.enter_context(replacing(Path(draws_out))), {}) if draws_out is not None else None
+            main = catalogue.Writer(stack.enter_context(replacing(out)), self._about(chosen))
+            long = (
+                catalogue.Writer(stack.enter_context(replacing(Path(draws_out))), {}) if draws_out is not None else None
+            )
             for table, posterior in self._blocks(subjects, chosen, unreadable, report):
                 main.write(table)
-                for part in catalogue.draws_tables(posterior) if long else ():
-                    long.write(part)  # type: ignore[union-attr]
+                if long:
+                    for part in catalogue.draws_tables(posterior):
+                        long.write(part)
             if not main.rows:
                 raise GreenpeaError(
                     f"none of the {len(subjects)} images could be read; the first: {unreadable[0].reason}"
@@ -280,14 +273,14 @@ class Campaign:
             "greenpea.model": model.fingerprint(),
             "greenpea.tree": self.tree.to_json(),
             "greenpea.settings": self.settings.model_dump_json(),
-            "greenpea.draws": str(model.settings.draws),
+            "greenpea.draws": str(self.settings.learning.draws),
+            "greenpea.recalibration": json.dumps(asdict(model.recalibration)),
         }
 
     def _blocks(
         self, subjects: SubjectSet, model: Model, unreadable: list[images.UnreadableSubject], report: Report
     ) -> Iterator[tuple[pa.Table, Posterior]]:
-        weights = model.draw()
-        chosen = self.settings.catalogue
+        chosen, weights = self.settings.catalogue, self._draw(model)
         done = 0
         report("predicting", 0.0, f"0 of {len(subjects):,}")
         for rows, block, failed in images.batches(subjects, model.preparation, BLOCK, chosen.workers):
@@ -303,14 +296,18 @@ class Campaign:
             done += len(rows) + len(failed)
             report("predicting", done / len(subjects), f"{done:,} of {len(subjects):,}")
 
-    def _posterior(self, model: Model, block: np.ndarray, subject_ids: np.ndarray, weights: object) -> Posterior:
+    def _draw(self, model: Model) -> Weights:
+        """Return as many draws, and of the seed, as the settings say today."""
+        return model.draw(self.settings.learning.draws, self.settings.learning.seed)
+
+    def _posterior(self, model: Model, block: np.ndarray, subject_ids: np.ndarray, weights: Weights) -> Posterior:
         if block.shape[1] != model.channels:
             raise GreenpeaError(
                 f"these images have {block.shape[1]} channels, the model was trained on {model.channels}: "
                 f"predict images of the same kind"
             )
-        embeddings = embed(model.encoder, block, model.settings.precision, model.settings.accelerator)
-        return model.posterior(embeddings, subject_ids, weights)  # type: ignore[arg-type]
+        chosen = self.settings.learning  # where and how fast to compute is this machine's, not the training's
+        return model.posterior(embed(model.encoder, block, chosen.precision, chosen.accelerator), subject_ids, weights)
 
     # ---- evaluation --------------------------------------------------------------------------------
 
@@ -320,40 +317,43 @@ class Campaign:
         subjects: str | Path | None = None,
         model: str | Path | None = None,
         report: Report = silent,
+        id_column: str | None = None,
+        image_column: str | None = None,
     ) -> Judged:
         """Judge the newest model, or the one in ``model``, on votes it never saw.
 
         By default those of the campaign's test subjects. ``votes`` is a table of newer votes; ``subjects`` a folder
-        or table of subjects outside the campaign, whose votes stand in it or in ``votes``. Subjects that the model
-        was trained on are left out.
+        or table of subjects outside the campaign, whose votes stand in it or in ``votes``. Subjects that the model,
+        or the one it started from, has learned from are left out, as the checkpoint lists them.
         """
         judge = self.model(model)
-        others = self.subjects if subjects is None else SubjectSet.open(subjects)
-        cast, how = self._votes_to_judge_by(votes, subjects, others)
+        others = self.subjects if subjects is None else SubjectSet.open(subjects, id_column, image_column)
+        cast, how = self._votes_to_judge_by(votes, subjects, others, id_column)
         voted = cast.total > 0
-        seen = self.subjects.subject_ids[(self.votes.total > 0) & (self.roles != "test")]
-        rows = np.flatnonzero(voted & ~np.isin(others.subject_ids.astype(str), seen.astype(str)))
+        seen = set(judge.learned_from)
+        known = np.array([subject in seen for subject in others.subject_ids], dtype=bool)
+        rows = np.flatnonzero(voted & ~known)
         if not len(rows):
             raise GreenpeaError(
                 "no subject outside of training has votes: raise split.test and train again, "
                 "or use --folds 5 to judge every subject by a model that left it out"
             )
-        loaded = self._load(others.select(rows), report)
+        loaded = self._load(others.select(rows), report, judge.preparation)
         rows = rows[loaded.rows]
         report("judging", 0.0, "")
-        posterior = self._posterior(judge, loaded.images, others.subject_ids[rows], judge.draw())
-        known = np.flatnonzero((self.votes.total > 0) & (self.roles != "test"))
-        baseline = constant(self.votes.select(known), others.subject_ids[rows])
+        posterior = self._posterior(judge, loaded.images, others.subject_ids[rows], self._draw(judge))
+        learned = np.array([subject in seen for subject in self.subjects.subject_ids], dtype=bool)
+        baseline = constant(self.votes.select(learned), others.subject_ids[rows])
         left_out = int(voted.sum()) - len(rows) - len(loaded.unreadable)
         return self._judge(posterior, cast.select(rows), baseline, others.select(rows), loaded, how, left_out, judge)
 
     def _votes_to_judge_by(
-        self, votes: str | Path | None, subjects: str | Path | None, others: SubjectSet
+        self, votes: str | Path | None, subjects: str | Path | None, others: SubjectSet, id_column: str | None
     ) -> tuple[Votes, str]:
         if votes is not None:
-            return read_votes(votes, self.tree).align(others.subject_ids), f"the votes in {Path(votes).name}"
+            return read_votes(votes, self.tree, id_column).align(others.subject_ids), f"the votes in {Path(votes).name}"
         if subjects is not None:
-            found = _find_votes(self.tree, subjects, None, None, others)
+            found = votes_in(subjects, self.tree, others)
             if found is None:
                 raise GreenpeaError(f"{subjects} holds no votes on this tree: give their table with --votes")
             return found, f"the votes in {Path(subjects).name}"
@@ -363,6 +363,13 @@ class Campaign:
         """Train ``folds`` times, each leaving out another part, and judge every subject by the model that did."""
         first = None if start is None else starting_model(start)
         rows = np.flatnonzero(self.votes.total > 0)
+        if not 2 <= folds <= len(rows):
+            raise GreenpeaError(f"{folds} folds of {len(rows)} subjects with votes: choose from 2 to that many")
+        if first and set(first.learned_from) & set(self.subjects.subject_ids[rows]):
+            raise GreenpeaError(
+                "the starting model has learned from some of these subjects, so no fold would be unseen: "
+                "start from a model of other subjects, or from none"
+            )
         fold = _folds(self.subjects.subject_ids[rows], folds, self.settings.split)
         loaded = self._load(self.subjects.select(rows), report)
         rows, fold = rows[loaded.rows], fold[loaded.rows]
@@ -454,26 +461,6 @@ def _numbered(report: Report, number: int, folds: int) -> Report:
     return lambda stage, share, words: report(f"fold {number + 1} of {folds}: {stage}", share, words)
 
 
-class _Sink:
-    """A Parquet file that grows table by table; its schema is the first table's."""
-
-    def __init__(self, path: Path, about: dict[str, str]) -> None:
-        self.path, self.about, self.rows = path, about, 0
-        self.writer: pq.ParquetWriter | None = None
-
-    def write(self, table: pa.Table) -> None:
-        if self.writer is None:
-            metadata = dict(table.schema.metadata or {}) | self.about
-            self.schema = table.schema.with_metadata(metadata)
-            self.writer = pq.ParquetWriter(self.path, self.schema, compression="zstd")
-        self.writer.write_table(table.replace_schema_metadata(self.schema.metadata))
-        self.rows += len(table)
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-
-
 def _list_unreadable(unreadable: list[images.UnreadableSubject], out: Path) -> None:
     path = out.with_suffix(".unreadable.csv")
     if not unreadable:
@@ -484,124 +471,9 @@ def _list_unreadable(unreadable: list[images.UnreadableSubject], out: Path) -> N
         pa_csv.write_csv(table, temporary)
 
 
-# ---- making one --------------------------------------------------------------------------------------
-
-
-def create(
-    folder: str | Path,
-    tree: str | Path | DecisionTree,
-    subjects: str | Path | SubjectSet,
-    votes: str | Path | None = None,
-    id_column: str | None = None,
-    image_column: str | None = None,
-    overrides: Iterable[str] = (),
-) -> tuple[Campaign, Imported]:
-    """Make a campaign's folder from subjects and, if there are any yet, votes.
-
-    ``tree`` is a shipped tree's name or a JSON file; ``subjects`` a folder of images or a table; ``votes`` a
-    table of counts, by default the table of subjects itself where it has such columns. Nothing is written
-    unless everything is in order; raises GreenpeaError otherwise.
-    """
-    folder = Path(folder)
-    refuse_existing(folder)
-    tree = tree if isinstance(tree, DecisionTree) else DecisionTree.load(tree)
-    path = subjects if isinstance(subjects, str | Path) else None
-    subject_set = subjects if isinstance(subjects, SubjectSet) else SubjectSet.open(subjects, id_column, image_column)
-    found = _find_votes(tree, path, votes, id_column, subject_set)
-    settings = Settings().override(overrides)
-    if not any(key.startswith("images.size") for key in overrides):
-        size = min(LARGEST_DEFAULT, images.native_size(subject_set))
-        settings = settings.override([f"images.size={size}"])
-    with replacing(folder) as temporary:
-        temporary.mkdir()
-        write(temporary, tree, subject_set, found, settings)
-    columns = subject_set.metadata.column_names if votes is None else read_table(votes).column_names
-    return Campaign.open(folder), _imported(subject_set, tree, found, columns)
-
-
-def refuse_existing(folder: Path) -> None:
-    """Raise GreenpeaError where ``folder`` already holds something."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise GreenpeaError(f"{folder} is not empty: choose a new folder, or remove that one first")
-
-
-def write(folder: Path, tree: DecisionTree, subjects: SubjectSet, votes: Votes | None, settings: Settings) -> None:
-    """Write the files of a new campaign into an existing, empty folder."""
-    (folder / SETTINGS).write_text(settings.to_toml(), encoding="utf-8")
-    (folder / WORKFLOW).write_text(tree.to_json(), encoding="utf-8")
-    subjects.save(folder)
-    if votes is not None:
-        pq.write_table(votes.to_table(), folder / VOTES)
-
-
-def _find_votes(
-    tree: DecisionTree,
-    table: str | Path | None,
-    votes: str | Path | None,
-    id_column: str | None,
-    subjects: SubjectSet,
-) -> Votes | None:
-    if votes is not None:
-        return read_votes(votes, tree, id_column)
-    if table is None or Path(table).is_dir():
-        return None
+def votes_in(table: str | Path, tree: DecisionTree, subjects: SubjectSet) -> Votes | None:
+    """Return the votes that stand in the table of subjects itself, or None where it has no such columns."""
     if not any(find_columns(subjects.metadata.column_names, tree).values()):
         return None
     # The metadata has the rows of the table in their order: no second reading, and the ids already found.
     return Votes.from_table(subjects.metadata, tree, subjects.subject_ids, where=Path(table).name)
-
-
-def _imported(
-    subjects: SubjectSet, tree: DecisionTree, votes: Votes | None, columns: Sequence[str] = ()
-) -> Imported:
-    if votes is None:
-        return Imported(len(subjects), 0, 0, 0, 0, tree.slugs, {}, subjects.note)
-    known = set(subjects.subject_ids)
-    aligned = votes.align(subjects.subject_ids)
-    return Imported(
-        subjects=len(subjects),
-        with_votes=int((aligned.total > 0).sum()),
-        votes=int(aligned.total.sum()),
-        strangers=sum(subject not in known for subject in votes.subject_ids),
-        excesses=len({excess.row for excess in votes.excesses()}),
-        unasked=tuple(slug for slug in tree.slugs if not votes.reached[slug].any()),
-        incomplete=incomplete(columns, tree),
-        note=subjects.note,
-    )
-
-
-def simulate(
-    folder: str | Path, count: int, votes: int, size: int, seed: int, report: Report = silent
-) -> tuple[Campaign, Imported]:
-    """Make a campaign of simulated galaxies, classified by simulated volunteers; the truth is kept beside it."""
-    folder = Path(folder)
-    refuse_existing(folder)
-    tree = DecisionTree.load("gz-decals-5")
-    report("simulating galaxies", 0.0, "")
-    some = simulation.galaxies(count, seed, size)
-    report("simulating volunteers", 0.0, "")
-    crowd = simulation.volunteers(max(200, 2 * votes), seed)
-    cast = simulation.classify(some.truth, tree, votes, crowd, seed)
-    cast = replace(cast, subject_ids=some.subject_ids)
-    with replacing(folder) as temporary:
-        (temporary / "images").mkdir(parents=True)
-        for index, (subject, image) in enumerate(zip(some.subject_ids, some.images, strict=True)):
-            Image.fromarray(image).save(temporary / "images" / f"{subject}.png")
-            if index % 64 == 0:
-                report("writing images", index / count, f"{index:,} of {count:,}")
-        subjects = SubjectSet.from_folder(temporary / "images")
-        pq.write_table(_truth_table(some, simulation.expected_fractions(some.truth, tree, crowd)), temporary / TRUTH)
-        settings = Settings().override([f"images.size={size}"])
-        write(temporary, tree, subjects, cast, settings)
-    campaign = Campaign.open(folder)
-    return campaign, _imported(campaign.subjects, tree, cast)
-
-
-def _truth_table(some: simulation.Galaxies, expected: dict[str, np.ndarray]) -> pa.Table:
-    """Return, per subject, the fractions that infinitely many of these volunteers would give, and the physics."""
-    tree = DecisionTree.load("gz-decals-5")
-    columns = {"subject_id": pa.array(some.subject_ids, pa.string())}
-    for question in tree.questions:
-        for index, answer in enumerate(question.answer_slugs):
-            columns[f"{question.slug}_{answer}"] = pa.array(expected[question.slug][:, index], pa.float32())
-    return pa.table(columns | {name: pa.array(np.asarray(values)) for name, values in some.properties.items()})

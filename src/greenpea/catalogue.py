@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from greenpea import information
@@ -66,8 +68,12 @@ def _join(
     """Put the id first, then the subject's own columns, then what was predicted; a clash renames the former."""
     field = pa.field("subject_id", pa.string(), metadata={"unit": "", "description": "The subject's identifier"})
     fields, arrays = [field], [pa.array(subject_ids, pa.string())]
+    taken = names | {"subject_id"}
     for own in metadata.schema:
-        name = f"subject_{own.name}" if own.name in names or own.name == "subject_id" else own.name
+        name = own.name
+        while name in taken:
+            name = f"subject_{name}"
+        taken.add(name)
         note = {"unit": "", "description": "Carried along from the table of subjects"}
         fields.append(own.with_name(name).with_metadata(note))
         arrays.append(metadata[own.name].combine_chunks())
@@ -81,7 +87,7 @@ def draws_schema(posterior: Posterior) -> pa.Schema:
 
     Metadata ``likelihood``: ``dirichlet-multinomial`` (concentrations) or ``multinomial`` (fractions);
     ``answers``: JSON {question: [answer, …]}, the order of the parameters; ``families``: JSON {question:
-    family}. For a beta-binomial question the parameters are α of every answer, then β of every answer.
+    family}. A beta-binomial question's parameters are α of every answer, then β of every answer, named "not-…".
     """
     single = [q.slug for q in posterior.tree.questions if q.kind == "single"]
     families = dict(posterior.families)
@@ -96,10 +102,16 @@ def draws_schema(posterior: Posterior) -> pa.Schema:
         ],
         metadata={
             "likelihood": likelihood,
-            "answers": json.dumps({slug: list(answers) for slug, answers in posterior.tree.answers.items()}),
+            "answers": json.dumps({slug: _named(posterior, slug) for slug in posterior.tree.slugs}),
             "families": json.dumps(families),
         },
     )
+
+
+def _named(posterior: Posterior, slug: str) -> list[str]:
+    answers = posterior.tree[slug].answer_slugs
+    misses = [f"not-{answer}" for answer in answers] if posterior.families[slug] == "beta-binomial" else []
+    return [*answers, *misses]
 
 
 def draws_tables(posterior: Posterior) -> Iterator[pa.Table]:
@@ -127,3 +139,23 @@ def _listed(posterior: Posterior, slug: str) -> Float[np.ndarray, "subject draw 
     if posterior.families[slug] == "beta-binomial":
         values = np.concatenate([values[..., 0], values[..., 1]], axis=-1)
     return np.ascontiguousarray(values.transpose(1, 0, 2))
+
+
+class Writer:
+    """A Parquet file that grows table by table; its schema is the first table's, with `about` in its metadata."""
+
+    def __init__(self, path: Path, about: dict[str, str]) -> None:
+        self.path, self.about, self.rows = path, about, 0
+        self.writer: pq.ParquetWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        if self.writer is None:
+            metadata = dict(table.schema.metadata or {}) | self.about
+            self.schema = table.schema.with_metadata(metadata)
+            self.writer = pq.ParquetWriter(self.path, self.schema, compression="zstd")
+        self.writer.write_table(table.replace_schema_metadata(self.schema.metadata))
+        self.rows += len(table)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()

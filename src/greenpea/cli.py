@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -18,7 +20,8 @@ from greenpea.errors import GreenpeaError
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the commands that learn or predict pay for it
     from greenpea.calibration import Evaluation
-    from greenpea.campaign import Imported, Judged
+    from greenpea.campaign import Judged
+    from greenpea.creation import Imported
     from greenpea.learning.model import Report
 
 app = typer.Typer(
@@ -32,6 +35,7 @@ app = typer.Typer(
 tree_app = typer.Typer(help="Decision trees: list, draw, check, import.", no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(tree_app, name="tree")
 console = Console()
+AFTER_TRAINING = ("learning.draws", "learning.seed", "learning.precision", "learning.accelerator")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign's folder.")]
 Sets = Annotated[
@@ -42,19 +46,22 @@ TreeName = Annotated[str, typer.Argument(metavar="NAME", help="A shipped tree's 
 
 
 def main() -> None:
-    """Run the command line; bad input ends in one line that says what to do, not in a traceback."""
+    """Run the command line; bad input ends in words that say what to do, not in a traceback."""
     try:
         app()
     except GreenpeaError as error:
         Console(stderr=True).print(f"[bold red]Error:[/bold red] {_plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Stopped. What was complete is on disk; nothing half-written was left.")
-        sys.exit(130)
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+def _plain(text: object) -> str:
+    """Return text for rich to print as it is: a bracket in a file's name is not markup."""
+    return escape(str(text))
+
+
+def _next(command: str, folder: Path) -> None:
+    """Say what one would do next, ready to be pasted."""
+    console.print(f"Next: [bold]greenpea {command} {_plain(shlex.quote(str(folder)))}[/bold]", soft_wrap=True)
 
 
 @contextmanager
@@ -101,21 +108,21 @@ def init(
 
       greenpea init sky --tree binary --subjects cutouts/ --set images.size=96 --set images.stretch=asinh
     """
-    from greenpea.campaign import create
+    from greenpea.creation import create
 
     with _progress() as report:
         report("reading subjects and votes", 0.0, "")
         campaign, imported = create(folder, tree, subjects, votes, id_column, image_column, sets or [])
     _show_import(folder, imported)
     size = campaign.settings.images.size
-    console.print(f"Images are prepared at {size} × {size} pixels; settings are in {folder / 'campaign.toml'}.")
+    console.print(f"Images are prepared at {size} × {size} pixels; settings are in {_plain(folder / 'campaign.toml')}.")
     if imported.with_votes:
-        console.print(f"Next: [bold]greenpea train {folder}[/bold]")
+        _next("train", folder)
 
 
 def _show_import(folder: Path, imported: Imported) -> None:
     console.print(
-        f"[bold]{folder}[/bold]: {imported.subjects:,} subjects, {imported.with_votes:,} of them with "
+        f"[bold]{_plain(folder)}[/bold]: {imported.subjects:,} subjects, {imported.with_votes:,} of them with "
         f"{imported.votes:,} replies of volunteers."
     )
     if imported.note:
@@ -156,13 +163,13 @@ def simulate(
 
       greenpea simulate big --subjects 20000 --votes 10 --seed 7
     """
-    from greenpea.campaign import simulate as make
+    from greenpea.creation import simulate as make
 
     with _progress() as report:
         _, imported = make(folder, subjects, votes, size, seed, report)
     _show_import(folder, imported)
-    console.print(f"The images are in {folder / 'images'}, the truth in {folder / 'truth.parquet'}.")
-    console.print(f"Next: [bold]greenpea train {folder}[/bold]")
+    console.print(f"The images are in {_plain(folder / 'images')}, the truth in {_plain(folder / 'truth.parquet')}.")
+    _next("train", folder)
 
 
 # ---- learning ----------------------------------------------------------------------------------------
@@ -201,8 +208,9 @@ def train(
         f"{'an up' if model.facts['orientation'] == 'upright' else 'no up: every rotation was used'}."
     )
     _show_unreadable(model.facts["unreadable"])
-    console.print(f"The model is in [bold]{run}[/bold].")
-    console.print(f"Next: [bold]greenpea evaluate {folder}[/bold], or [bold]greenpea predict {folder}[/bold]")
+    console.print(f"The model is in [bold]{_plain(run)}[/bold].")
+    _next("evaluate", folder)
+    _next("predict", folder)
 
 
 def _show_unreadable(unreadable: list[list[str]]) -> None:
@@ -240,16 +248,17 @@ def predict(
     from greenpea.campaign import Campaign
     from greenpea.subjects import SubjectSet
 
+    _refuse_training_settings(sets)
     campaign = Campaign.open(folder, sets or [])
     others = SubjectSet.open(subjects, id_column, image_column) if subjects else None
     with _progress() as report:
         done = campaign.predict(out, others, draws, model, report)
     _show_unreadable([[one.subject_id, one.reason] for one in done.unreadable])
     if done.unreadable:
-        console.print(f"All of them are listed in {out.with_suffix('.unreadable.csv')}.")
-    console.print(f"The catalogue of {done.subjects:,} subjects is in [bold]{done.out}[/bold].")
+        console.print(f"All of them are listed in {_plain(out.with_suffix('.unreadable.csv'))}.")
+    console.print(f"The catalogue of {done.subjects:,} subjects is in [bold]{_plain(done.out)}[/bold].")
     if draws:
-        console.print(f"The draws are in [bold]{draws}[/bold].")
+        console.print(f"The draws are in [bold]{_plain(draws)}[/bold].")
 
 
 @app.command()
@@ -263,6 +272,8 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON too.")] = None,
     folds: Annotated[int | None, typer.Option(help="Cross-validate: train so many times anew.", min=2)] = None,
     start: Annotated[Path | None, typer.Option("--from", help="With --folds: a checkpoint to begin with.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="The column that identifies subjects.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="The column with the images or their paths.")] = None,
     model: Annotated[Path | None, typer.Option(help="A checkpoint. Default: the newest run.")] = None,
     sets: Sets = None,
 ) -> None:
@@ -278,16 +289,24 @@ def evaluate(
     """
     from greenpea.campaign import Campaign, write_report
 
+    if folds is None and start:
+        raise GreenpeaError("--from goes with --folds: without it a trained model is judged, name it with --model")
+    if folds is not None and (votes or subjects or model):
+        raise GreenpeaError(
+            "--folds trains anew on the campaign's own votes: leave out --votes, --subjects and --model"
+        )
+    if folds is None:
+        _refuse_training_settings(sets)
     campaign = Campaign.open(folder, sets or [])
     with _progress() as report:
         if folds is None:
-            judged = campaign.evaluate(votes, subjects, model, report)
+            judged = campaign.evaluate(votes, subjects, model, report, id_column, image_column)
         else:
             judged = campaign.cross_validate(folds, start, report)
         report("report", 0.0, "")
         page = write_report(campaign, judged, out or folder / "report.html", json_file)
     _show_scores(judged)
-    console.print(f"The report is in [bold]{page}[/bold].")
+    console.print(f"The report is in [bold]{_plain(page)}[/bold].")
 
 
 def _show_scores(judged: Judged) -> None:
@@ -326,6 +345,17 @@ def _verdict(evaluation: Evaluation) -> str:
     if gain.high < 0:
         return "[yellow]The network is worse than not looking at the images: do not use it.[/yellow]"
     return "[yellow]Not shown to be better than not looking at the images: more votes are needed.[/yellow]"
+
+
+def _refuse_training_settings(sets: list[str] | None) -> None:
+    """Refuse overrides that could change nothing once a model is trained."""
+    for one in sets or []:
+        key = one.partition("=")[0].strip()
+        if key.startswith(("images.", "learning.", "split.")) and key not in AFTER_TRAINING:
+            raise GreenpeaError(
+                f"--set {key}: a trained model keeps its own, so train again to change it; here count only "
+                f"catalogue.* and {', '.join(AFTER_TRAINING)}"
+            )
 
 
 # ---- looking around ----------------------------------------------------------------------------------
@@ -373,7 +403,7 @@ def demo(
       greenpea demo somewhere --subjects 1000
     """
     from greenpea.campaign import Campaign, write_report
-    from greenpea.campaign import simulate as make
+    from greenpea.creation import simulate as make
 
     if not (folder / "campaign.toml").is_file():
         with _progress() as report:
@@ -396,7 +426,7 @@ def demo(
         folder / "images": "the galaxies",
         folder / "campaign.toml": "the settings, with comments",
     }.items():
-        console.print(f"  [bold]{path}[/bold]: {words}")
+        console.print(f"  [bold]{_plain(path)}[/bold]: {words}")
 
 
 # ---- trees -------------------------------------------------------------------------------------------
@@ -404,7 +434,12 @@ def demo(
 
 @tree_app.command("list")
 def tree_list() -> None:
-    """List the decision trees that come with Greenpea."""
+    """List the decision trees that come with Greenpea.
+
+    Examples:
+
+      greenpea tree list
+    """
     from greenpea.tree import DecisionTree, shipped
 
     for name in shipped():
@@ -433,7 +468,12 @@ def tree_show(name: TreeName, language: Annotated[str, typer.Option(help="The la
 
 @tree_app.command("check")
 def tree_check(name: TreeName) -> None:
-    """Check a decision tree: every next exists, every question can be reached, none leads to itself."""
+    """Check a decision tree: every next exists, every question can be reached, none leads to itself.
+
+    Examples:
+
+      greenpea tree check my-tree.json
+    """
     from greenpea.tree import DecisionTree
 
     tree = DecisionTree.load(name)
@@ -468,7 +508,7 @@ def tree_import(
         return
     with replacing(out) as temporary:
         temporary.write_text(chosen.tree.to_json(), encoding="utf-8")
-    console.print(f"Version {chosen.version} is in [bold]{out}[/bold]: greenpea tree show {out}")
+    console.print(f"Version {chosen.version} is in [bold]{_plain(out)}[/bold]: greenpea tree show {out}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Preparation(BaseModel):
     astropy's make_lupton_rgb with minimum = black, stretch = scale and Q = q (Lupton et al. 2004).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     size: Annotated[int, Field(ge=1, le=4096)] = 64
     """Side of the square, pixels."""

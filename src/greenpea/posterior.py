@@ -32,7 +32,7 @@ from greenpea.tree import DecisionTree
 from greenpea.votes import Votes
 
 NEWTON_STEPS = 10  # of the search for a quantile, before it bisects
-SHORT_STEPS = 5  # tolerances; a Newton step shorter than this leaves an error of about one at most
+SHORT_STEPS = 2  # tolerances; the longest Newton step that may be the last
 
 FAMILIES = {
     "single": ("dirichlet-multinomial", "multinomial"),
@@ -134,7 +134,8 @@ class Posterior:
         parameters = np.asarray(self.parameters[question], np.float64)
         if self.families[question] == "beta-binomial":
             return Beta(parameters[..., 0], parameters[..., 1])
-        return Beta(parameters, parameters.sum(axis=-1, keepdims=True) - parameters)
+        # The others' sum, never the total less one's own, which would cancel to 0 beside a large α.
+        return Beta(parameters, parameters @ (1 - np.eye(parameters.shape[-1])))
 
     def _is_point(self, question: str) -> bool:
         """Whether each draw holds the fractions themselves, without a spread around them."""
@@ -335,11 +336,12 @@ def _mixture_quantile(
 
     Newton in u = ln x/(1 − x), where the density of every Beta is bounded, inside a bracket; bisection where
     that takes long. Starts at the quantile of the one Beta with the mixture's moments, often near enough for a
-    single step. A short step ends the search: what it leaves is of the order of its square.
+    single step. A short step ends the search: it leaves about its square over the narrowest draw's width.
     """
     low, high = np.zeros_like(mean), np.ones_like(mean)
     x = _matched_quantile(mean, variance, level)
     log_norm = betaln(a, b)
+    last = np.minimum(SHORT_STEPS * tolerance, 0.1 * (np.sqrt(a * b / (a + b + 1)) / (a + b)).min(axis=0))
     open_ = np.arange(len(mean))
     for iteration in range(60):
         at, at_a, at_b = x[open_], a[:, open_], b[:, open_]
@@ -355,7 +357,7 @@ def _mixture_quantile(
                 proposed = expit(logit(at) - error / slope)
             inside = np.isfinite(proposed) & (proposed >= low[open_]) & (proposed <= high[open_])
             after = np.where(inside, proposed, after)
-            settled |= inside & (np.abs(after - at) < SHORT_STEPS * tolerance)
+            settled |= inside & (np.abs(after - at) < last[open_])
         x[open_] = after
         open_ = open_[~settled]
         if not len(open_):

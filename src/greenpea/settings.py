@@ -89,6 +89,8 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
         place = values
         for section in sections:
             place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise GreenpeaError(f"--set {override!r}: {section!r} is a setting, not a section")
         place[name] = _value(text.strip())
     return values
 

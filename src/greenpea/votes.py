@@ -395,6 +395,11 @@ def _fill_reached(votes: Votes, question: Question, table: pa.Table, found: Mapp
         votes.reached[slug][:] = votes.counts[slug].sum(axis=1)
     elif "reached" in found:
         votes.reached[slug][:] = _whole_numbers(table, found["reached"], where)
+    elif not any(votes.reached[way.question].any() for way in votes.tree.parents[slug]):
+        raise GreenpeaError(
+            f"{where}: {slug!r} is 'multiple', so its counts do not say how many volunteers were asked: "
+            f"add a column '{slug}_reached'"
+        )
     else:
         votes.reached[slug][:] = votes.arriving(slug)
         np.maximum(votes.reached[slug], votes.counts[slug].max(axis=1), out=votes.reached[slug])

@@ -1,4 +1,5 @@
-"""Checkpoints: a folder with ``model.safetensors`` (every number) and ``model.json`` (everything else).
+"""Checkpoints: a folder with ``model.safetensors`` (every number), ``model.json`` (everything else, but for)
+``subjects.json`` (the ids of the subjects it has seen, which it must never be judged by).
 
 Nothing is ever unpickled. The JSON holds the tree, the settings, the seed, versions and data hashes, and the
 SHA-256 of the numbers, so that a checkpoint cut short is refused and not half-believed.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from greenpea.learning.training import History
 from greenpea.tree import DecisionTree
 
 FORMAT = "greenpea-model/1"
-NUMBERS, FACTS = "model.safetensors", "model.json"
+NUMBERS, FACTS, SUBJECTS = "model.safetensors", "model.json", "subjects.json"
 
 
 def versions() -> dict[str, str]:
@@ -44,6 +46,7 @@ def save(model: Model, folder: str | Path) -> Path:
         temporary.mkdir()
         save_file(model.tensors(), temporary / NUMBERS)
         known = _facts(model) | {"sha256": sha256(temporary / NUMBERS)}
+        (temporary / SUBJECTS).write_text(json.dumps(model.learned_from, ensure_ascii=False), encoding="utf-8")
         (temporary / FACTS).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return folder
 
@@ -77,15 +80,16 @@ def load(folder: str | Path) -> Model:
     if sha256(folder / NUMBERS) != known.get("sha256"):
         raise _broken(folder / NUMBERS, "its bytes are not those that were saved")
     try:
-        return _restore(known, load_file(folder / NUMBERS))
-    except (SafetensorError, KeyError, TypeError, ValidationError, RuntimeError) as error:
+        subjects = json.loads((folder / SUBJECTS).read_text(encoding="utf-8"))
+        return replace(_restore(known, load_file(folder / NUMBERS)), learned_from=tuple(subjects))
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, ValidationError, RuntimeError) as error:
         raise _broken(folder / FACTS, f"a part is missing or does not fit: {error}") from error
 
 
 def facts(folder: str | Path) -> dict[str, Any]:
     """Return what a checkpoint says of itself, without reading its numbers. Raises as `load` does."""
     folder = Path(folder)
-    for name in (NUMBERS, FACTS):
+    for name in (NUMBERS, FACTS, SUBJECTS):
         if not (folder / name).is_file():
             raise GreenpeaError(f"{folder} is not a checkpoint: it has no {name}. Train a model, or name its folder")
     try:

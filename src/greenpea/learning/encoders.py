@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from greenpea.errors import GreenpeaError, did_you_mean
@@ -78,7 +79,7 @@ class ResidualEncoder(nn.Module):
 class TimmEncoder(nn.Module):
     """One of timm's networks without its classifier; needs the extra ``timm``."""
 
-    def __init__(self, name: str, channels: int, pretrained: bool) -> None:
+    def __init__(self, name: str, channels: int, size: int, pretrained: bool) -> None:
         super().__init__()
         try:
             import timm
@@ -86,13 +87,25 @@ class TimmEncoder(nn.Module):
             raise GreenpeaError(
                 f"the encoder 'timm:{name}' needs timm: pip install 'greenpea[timm]' ({error})"
             ) from error
-        if name not in timm.list_models():
+        if not timm.is_model(name):
             raise GreenpeaError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
+        self.scale = nn.BatchNorm2d(channels, affine=False)  # the images' own mean and scale, whatever they are
         self.network = timm.create_model(name, pretrained=pretrained, in_chans=channels, num_classes=0)
-        self.embedding_size = int(self.network.num_features)
+        self.embedding_size = self._length(name, channels, size)
+
+    @torch.no_grad()
+    def _length(self, name: str, channels: int, size: int) -> int:
+        """Return how long the embedding is, by trying: timm's models say it in different ways."""
+        try:
+            return int(self.network.eval()(torch.zeros(1, channels, size, size)).shape[-1])
+        except (AssertionError, RuntimeError) as error:
+            raise GreenpeaError(
+                f"timm's {name!r} does not take images of {size} × {size} pixels ({error}): set images.size to what "
+                f"it was made for, or choose a convolutional network"
+            ) from error
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)
+        return self.network(self.scale(images))
 
 
 class Encoder(nn.Module):
@@ -102,16 +115,16 @@ class Encoder(nn.Module):
     square of what it looks at. The standard scale comes from batch statistics.
     """
 
-    def __init__(self, backbone: ResidualEncoder | TimmEncoder) -> None:
+    def __init__(self, network: ResidualEncoder | TimmEncoder) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.embedding_size = min(LONGEST_EMBEDDING, backbone.embedding_size)
-        longer = backbone.embedding_size > LONGEST_EMBEDDING
-        self.projection = nn.Linear(backbone.embedding_size, LONGEST_EMBEDDING, bias=False) if longer else nn.Identity()
+        self.network = network
+        self.embedding_size = min(LONGEST_EMBEDDING, network.embedding_size)
+        longer = network.embedding_size > LONGEST_EMBEDDING
+        self.projection = nn.Linear(network.embedding_size, LONGEST_EMBEDDING, bias=False) if longer else nn.Identity()
         self.standard = nn.BatchNorm1d(self.embedding_size, affine=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.standard(self.projection(self.backbone(images)).float())
+        return self.standard(self.projection(self.network(images)).float())
 
 
 def build(name: str, channels: int, size: int, width: int, pretrained: bool = False) -> Encoder:
@@ -119,5 +132,5 @@ def build(name: str, channels: int, size: int, width: int, pretrained: bool = Fa
     if name == "residual":
         return Encoder(ResidualEncoder(channels, size, width))
     if name.startswith("timm:"):
-        return Encoder(TimmEncoder(name.removeprefix("timm:"), channels, pretrained))
+        return Encoder(TimmEncoder(name.removeprefix("timm:"), channels, size, pretrained))
     raise GreenpeaError(f"no encoder {name!r}: use 'residual', or 'timm:NAME' such as 'timm:resnet18'")

@@ -25,6 +25,7 @@ from greenpea.votes import Votes
 
 # ln s is kept in bounds where s is a concentration: from far below one vote's worth to a sharp multinomial.
 LOG_CONCENTRATION = (-6.0, 14.0)
+SMALLEST_LOG = -60.0  # of a fraction or concentration: float32 would round less to 0, whose ln Γ is infinite
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def posterior(
     """Return the posterior that outputs [subject, draw, output] stand for."""
     parameters = {}
     for question in layout.tree.questions:
-        values = layout.log_parameters(question.slug, outputs[..., layout.slices[question.slug]]).float().exp()
+        values = layout.log_parameters(question.slug, outputs[..., layout.slices[question.slug]])
+        values = values.float().clamp_min(SMALLEST_LOG).exp()
         if layout.family(question.slug) == "binomial":
             values = values[..., 0]
         parameters[question.slug] = values.transpose(0, 1).contiguous().numpy()
@@ -160,7 +162,6 @@ def refit(
     packed: Tensor,
     prior: Tensor,
     precision: float,
-    start: Tensor | None = None,
     iterations: int = 200,
 ) -> Tensor:
     """Return the most probable head [embedding + 1, output] for these votes.
@@ -181,7 +182,7 @@ def refit(
         (slope,) = torch.autograd.grad(value, weights)
         return float(value.detach()), slope.numpy().ravel()
 
-    first = (prior if start is None else start).double().numpy().ravel()
+    first = anchor.numpy().ravel()
     options = {"maxiter": iterations, "maxcor": 20, "ftol": 1e-9}
     with one_thread():
         best = minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x

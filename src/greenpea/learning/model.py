@@ -25,6 +25,7 @@ from greenpea.votes import Votes
 PRECISIONS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 Report = Callable[[str, float, str], None]  # stage, share done, a few words
+Weights = Tensor  # draws of the head [draw, embedding + 1, output], for those who must not know torch
 
 
 def silent(stage: str, share: float, words: str) -> None:
@@ -71,6 +72,7 @@ class Model:
     recalibration: Recalibration
     history: training.History = field(default_factory=training.History)
     facts: dict[str, Any] = field(default_factory=dict)
+    learned_from: tuple[str, ...] = ()  # subjects that the encoder or the head, or the start of either, has seen
 
     @property
     def method(self) -> Any:
@@ -85,7 +87,7 @@ class Model:
         return {name: value.detach().cpu().contiguous() for name, value in kept.items()}
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of every number of the model: the same model anywhere has the same."""
+        """Return the SHA-256 of the encoder's, the head's and the geometry's numbers: one model, one set of draws."""
         digest = hashlib.sha256()
         for name, value in sorted(self.tensors().items()):
             digest.update(
@@ -147,19 +149,33 @@ def learn(
             f"{len(learned)} training and {len(kept)} validation subjects have votes; at least 10 and 5 are needed: "
             f"bring more votes, or a smaller test share"
         )
-    torch.manual_seed(settings.seed)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+        torch.manual_seed(settings.seed)
+        return _learn(images, votes, learned, kept, preparation, settings, start, report)
+
+
+def _learn(
+    images: np.ndarray,
+    votes: Votes,
+    learned: np.ndarray,
+    kept: np.ndarray,
+    preparation: Preparation,
+    settings: Learning,
+    start: Model | None,
+    report: Report,
+) -> Model:
     layout = heads.Layout(votes.tree, settings.likelihood)
     packed = heads.Targets(layout).pack(votes)
     bias = layout.constant_bias(votes.select(learned))
     encoder = _encoder(images.shape[1], preparation, settings, start)
-    turned = _orientation(images[learned], settings)
+    turned = _orientation(images, learned, settings)
     network = _network(encoder, layout, bias, settings)
     history = training.History()
     if not settings.freeze:
         network, history = _train(network, images, packed, learned, kept, layout, settings, turned, report)
     encoder = network[0]
     report("head", 0.0, "")
-    values = [embed(encoder, images[rows], settings.precision, settings.accelerator) for rows in (learned, kept)]
+    values = [embed(encoder, images, settings.precision, settings.accelerator, rows) for rows in (learned, kept)]
     ready = Model(
         encoder=encoder,
         layout=layout,
@@ -171,6 +187,7 @@ def learn(
         recalibration=Recalibration.identity(votes.tree),
         history=history,
         facts={"orientation": turned, "subjects": {"training": len(learned), "validation": len(kept)}},
+        learned_from=_seen(votes, learned, kept, start),
     )
     evidence = _Evidence(votes, learned, kept, packed, *values)
     if settings.freeze:
@@ -257,10 +274,15 @@ def _encoder(channels: int, preparation: Preparation, settings: Learning, start:
     return encoder
 
 
-def _orientation(images: np.ndarray, settings: Learning) -> Literal["any", "upright"]:
+def _seen(votes: Votes, learned: np.ndarray, kept: np.ndarray, start: Model | None) -> tuple[str, ...]:
+    before = start.learned_from if start else ()
+    return tuple(sorted({*before, *map(str, votes.subject_ids[learned]), *map(str, votes.subject_ids[kept])}))
+
+
+def _orientation(images: np.ndarray, rows: np.ndarray, settings: Learning) -> Literal["any", "upright"]:
     if settings.orientation != "auto":
         return settings.orientation
-    return orientation.probe(images, np.random.default_rng(settings.seed)).orientation
+    return orientation.probe(images, rows, np.random.default_rng(settings.seed)).orientation
 
 
 def _network(encoder: encoders.Encoder, layout: heads.Layout, bias: Tensor, settings: Learning) -> nn.Sequential:

@@ -20,13 +20,13 @@ class Verdict(NamedTuple):
     accuracy: float
 
 
-def probe(images: np.ndarray, rng: np.random.Generator) -> Verdict:
+def probe(images: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> Verdict:
     """Tell whether a linear classifier on coarse pictures knows by how many quarter turns each was turned.
 
-    Fitted by least squares on half of up to 2,000 images [subject, channel, y, x], judged on the other half.
+    Fitted by least squares on half of up to 2,000 ``rows`` of images [subject, channel, y, x], judged on the others.
     Pictures of the sky leave it at one in four; photographs do not.
     """
-    rows = rng.permutation(len(images))[:MOST]
+    rows = rng.permutation(rows)[:MOST]
     coarse = adaptive_avg_pool2d(torch.from_numpy(images[rows]).float(), GRID)
     coarse = (coarse - coarse.mean((2, 3), keepdim=True)) / (coarse.std((2, 3), keepdim=True) + 1e-6)
     half = len(rows) // 2

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from greenpea.learning.batches import to_unit
 from greenpea.learning.training import make_fabric
 
-# The network always sees this many images at a time, the last batch filled up with zeros: the arithmetic, and
-# so the last bit of every result, does not depend on how callers batch.
+# The network always sees this many images at a time, the last batch filled up: the arithmetic, and so the last bit
+# of every result, does not depend on how callers batch.
 MICRO_BATCH = 64
 
 
 def in_blocks(work: Callable[[Tensor], Tensor], rows: Tensor) -> Iterator[Tensor]:
-    """Yield ``work`` on `MICRO_BATCH` rows at a time, the last block filled up with zeros and cut again."""
+    """Yield ``work`` on `MICRO_BATCH` rows at a time; the last block is filled up with zeros, and cut again."""
     for at in range(0, len(rows), MICRO_BATCH):
         block = rows[at : at + MICRO_BATCH]
         missing = MICRO_BATCH - len(block)
@@ -25,16 +25,26 @@ def in_blocks(work: Callable[[Tensor], Tensor], rows: Tensor) -> Iterator[Tensor
         yield work(full)[: len(block)]
 
 
-@torch.inference_mode()
-def embed(encoder: nn.Module, images: np.ndarray, precision: str = "auto", accelerator: str = "auto") -> Tensor:
-    """Return the embeddings [subject, embedding], float32, of prepared images [subject, channel, y, x]."""
+def embed(
+    encoder: nn.Module,
+    images: np.ndarray,
+    precision: str = "auto",
+    accelerator: str = "auto",
+    rows: np.ndarray | None = None,
+) -> Tensor:
+    """Return the embeddings [subject, embedding], float32, of prepared images [subject, channel, y, x], or of ``rows``.
+
+    Gathers one block of images at a time.
+    """
     fabric = make_fabric(precision, accelerator=accelerator)
     network = fabric.to_device(encoder.eval())
 
     def work(block: Tensor) -> Tensor:
-        with fabric.autocast():
-            return network(fabric.to_device(to_unit(block))).float().cpu()
+        chosen = torch.from_numpy(images[block.numpy()])
+        with torch.inference_mode(), fabric.autocast():
+            return network(fabric.to_device(to_unit(chosen))).float().cpu()
 
-    parts = list(in_blocks(work, torch.from_numpy(images)))
+    rows = np.arange(len(images)) if rows is None else rows
+    parts = list(in_blocks(work, torch.from_numpy(rows)))
     network.cpu()
     return torch.cat(parts).clone() if parts else torch.zeros(0, int(encoder.embedding_size))  # type: ignore[arg-type]

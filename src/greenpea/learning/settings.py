@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Likelihood = Literal["dirichlet-multinomial", "multinomial"]
 
@@ -44,7 +44,9 @@ class Learning(_Settings):
     pretrained: bool = Field(False, description="start timm encoders from their published weights (downloads)")
     width: int = Field(24, ge=4, description="channels of the residual encoder's first stage")
     likelihood: Likelihood = Field("dirichlet-multinomial", description="or 'multinomial': no spread of opinion")
-    uncertainty: str = Field("laplace", description="'laplace' (doubt falls with data) or 'dropout' (the 2019 anchor)")
+    uncertainty: Literal["laplace", "dropout"] = Field(
+        "laplace", description="'laplace' (doubt falls with data) or 'dropout' (the 2019 anchor)"
+    )
     dropout: float = Field(0.2, ge=0, lt=1, description="share of the embedding silenced in training")
     draws: int = Field(30, ge=2, description="draws of the weights in a posterior")
     orientation: Literal["auto", "any", "upright"] = Field(
@@ -57,17 +59,25 @@ class Learning(_Settings):
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="auto: about 250,000 images seen, 15 to 150 passes"
     )
-    batch_size: Annotated[int, Field(ge=2)] | Literal["auto"] = Field(
+    batch_size: Annotated[int, Field(ge=4)] | Literal["auto"] = Field(
         "auto", description="auto: 128, fewer where subjects are few"
     )
-    learning_rate: float = Field(3e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
+    learning_rate: float = Field(3e-3, gt=0, description="the largest, after warm-up")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's, on matrices and kernels")
     patience: int = Field(15, ge=1, description="stop after so many epochs without a better held-out loss")
     freeze: bool = Field(False, description="keep a given encoder as it is and fit the head only")
     recalibrate: bool = Field(True, description="correct sharpness and concentration on the validation votes")
-    precision: str = Field("auto", description="fabric's: '32-true', 'bf16-mixed'; auto: bf16 where it is fast")
-    accelerator: str = Field("auto", description="fabric's: 'cpu', 'cuda', 'mps'")
-    seed: int = Field(0, description="of everything random in training and in the draws")
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        "auto", description="fabric's; auto: bf16-mixed where the processor is fast at it, else 32-true"
+    )
+    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    seed: int = Field(0, ge=0, description="of everything random in training and in the draws")
+
+    @model_validator(mode="after")
+    def _dropout_drops(self) -> Learning:
+        if self.uncertainty == "dropout" and self.dropout == 0:
+            raise ValueError("uncertainty 'dropout' needs dropout above 0: without it all draws are the same")
+        return self
 
     def augmentation(self, orientation: Literal["any", "upright"]) -> Augmentation:
         """Return how images are varied, the orientation decided."""

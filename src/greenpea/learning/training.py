@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from greenpea.errors import GreenpeaError
 from greenpea.learning.settings import Recipe
 
 Batch = tuple[Tensor, Tensor]
@@ -49,6 +50,12 @@ class Average:
 
 def make_fabric(precision: str = "auto", devices: int | str = 1, accelerator: str = "auto") -> Fabric:
     """Return the Fabric to train with; ``auto`` precision is bf16 where the processor multiplies it natively."""
+    if accelerator == "auto":  # likelihoods are in float64, which Apple's GPUs do not have
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise GreenpeaError(
+            "learning.accelerator is 'cuda', but torch finds no such GPU here: set it to 'cpu' or 'auto'"
+        )
     if precision == "auto":
         precision = "bf16-mixed" if _fast_bf16() else "32-true"
     fabric_log = logging.getLogger("lightning_fabric")
@@ -110,6 +117,8 @@ def fit(
             progress(epoch, history)
         if epoch - history.best_epoch >= recipe.patience:
             break
+    if history.best_epoch < 0:
+        raise GreenpeaError("the training diverged (its loss is not a number): lower learning.learning_rate")
     return best, history
 
 

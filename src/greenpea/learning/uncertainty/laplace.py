@@ -63,8 +63,9 @@ def draw(state: State, generator: torch.Generator) -> Tensor:
     """Return one set of weights [embedding + 1, output] from the Gaussian."""
     weights = state.mean.double().clone()
     rows = len(weights)
-    for slug, factor in state.factors.items():
-        start, stop = state.columns[slug]
+    # By column, never by the dictionary's order: a checkpoint comes back in another, with the same noise to spend.
+    for slug, (start, stop) in sorted(state.columns.items(), key=lambda item: item[1]):
+        factor = state.factors[slug]
         noise = torch.randn(len(factor), 1, generator=generator, dtype=torch.float64)
         # θ = mean + L⁻ᵀ ε has the covariance (L Lᵀ)⁻¹
         step = torch.linalg.solve_triangular(factor.T.double(), noise, upper=True)
@@ -91,7 +92,7 @@ def _curvature(layout: Layout, slug: str, inputs: Tensor, outputs: Tensor, reach
     size, count = inputs.shape[1], outputs.shape[1]
     total = torch.zeros(count, size, count, size, dtype=torch.float64)
     asked = torch.nonzero(reached > 0)[:, 0]
-    for rows in asked.split(CHUNK):
+    for rows in asked.split(CHUNK) if len(asked) else ():
         fisher = output_fisher(layout, slug, outputs[rows], reached[rows])
         z = inputs[rows]
         for first in range(count):
