@@ -201,7 +201,7 @@ class Campaign:
                 report("images", done / len(subjects), f"{done:,} of {len(subjects):,}")
 
         loaded = images.load(subjects, preparation or self.settings.images, workers, progress)
-        if not len(loaded):
+        if len(subjects) and not len(loaded):
             first = loaded.unreadable[0]
             raise GreenpeaError(
                 f"none of the {len(subjects)} images could be read; the first, of {first.subject_id!r}: {first.reason}"
