@@ -35,6 +35,7 @@ app = typer.Typer(
 tree_app = typer.Typer(help="Decision trees: list, draw, check, import.", no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(tree_app, name="tree")
 console = Console()
+DEMO_SETTINGS = ("learning.epochs=36",)  # enough to show, on two cores in minutes; 'auto' learns a little more
 AFTER_TRAINING = ("learning.draws", "learning.seed", "learning.precision", "learning.accelerator")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign's folder.")]
@@ -314,7 +315,7 @@ def _show_scores(judged: Judged) -> None:
     console.print(f"Judged by {judged.how}.")
     if judged.left_out:
         console.print(f"{judged.left_out:,} subjects with votes that the model had seen were left out.")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
     for name in ("question", "subjects", "excess", "constant", "gain", "RMSE", "90 % hold"):
         table.add_column(name, justify="left" if name == "question" else "right", no_wrap=True)
     for score in evaluation.scores:
@@ -325,7 +326,7 @@ def _show_scores(judged: Judged) -> None:
             f"{score.constant_excess:.3f}",
             f"{score.gain.value:+.3f} ± {(score.gain.high - score.gain.low) / 2:.3f}",
             f"{score.rmse:.3f}",
-            f"{score.coverage['90'] * 100:.0f} ± {score.coverage_error['90'] * 100:.0f} %",
+            f"{score.coverage['90'] * 100:.1f} ± {score.coverage_error['90'] * 100:.1f}",
             style="bold" if score.question == "overall" else None,
             end_section=score.question == "overall",
         )
@@ -407,7 +408,7 @@ def demo(
 
     if not (folder / "campaign.toml").is_file():
         with _progress() as report:
-            make(folder, subjects, 40, 64, 0, report)
+            make(folder, subjects, 40, 64, 0, report, DEMO_SETTINGS)
     else:
         console.print(f"{folder} is there already: going on with it.")
     campaign = Campaign.open(folder, sets or [])

@@ -128,7 +128,13 @@ def _imported(subjects: SubjectSet, tree: DecisionTree, votes: Votes | None, col
 
 
 def simulate(
-    folder: str | Path, count: int, votes: int, size: int, seed: int, report: Report = silent
+    folder: str | Path,
+    count: int,
+    votes: int,
+    size: int,
+    seed: int,
+    report: Report = silent,
+    overrides: Iterable[str] = (),
 ) -> tuple[Campaign, Imported]:
     """Make a campaign of simulated galaxies, classified by simulated volunteers; the truth is kept beside it."""
     folder = Path(folder)
@@ -148,7 +154,7 @@ def simulate(
                 report("writing images", index / count, f"{index:,} of {count:,}")
         subjects = SubjectSet.from_folder(temporary / "images")
         pq.write_table(_truth_table(some, simulation.expected_fractions(some.truth, tree, crowd)), temporary / TRUTH)
-        settings = Settings().override([f"images.size={size}"])
+        settings = Settings().override([f"images.size={size}", *overrides])
         write(temporary, tree, subjects, cast, settings)
     campaign = Campaign.open(folder)
     return campaign, _imported(campaign.subjects, tree, cast)
