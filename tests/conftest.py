@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Shapes in annotations are checked at run time in the rooms where axes matter most.
+CHECKED = ["greenpea.posterior", "greenpea.information", "greenpea.calibration", "greenpea.catalogue"]
+install_import_hook(CHECKED, "beartype.beartype")
 
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)

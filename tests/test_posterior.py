@@ -17,7 +17,7 @@ from hands import galaxy_tree, one_question, opposite_draws, posterior, random_p
 
 def _log_pmf(family: str, parameters: object, counts: object) -> float:
     k = np.asarray(counts, float)
-    return float(log_pmf(family, np.asarray(parameters, float), k, k.sum()))
+    return float(log_pmf(family, np.asarray(parameters, float), k, np.asarray(k.sum())))
 
 
 def test_reference_values() -> None:

@@ -501,7 +501,7 @@ def test_json_holds_every_field_of_every_score(judged: Judged) -> None:
 
 
 def test_json_says_null_for_what_does_not_exist(judged: Judged) -> None:
-    odd = replace(judged.evaluation["odd"], confident_accuracy=float("nan"), rmse=np.float64("inf"), votes=np.int64(3))
+    odd = replace(judged.evaluation["odd"], confident_accuracy=float("nan"), rmse=np.float64("inf"), votes=3)
     evaluation = replace(judged.evaluation, scores=(judged.evaluation.overall, odd))
     values = json.loads(json.dumps(report.to_json(evaluation), allow_nan=False))["questions"]["odd"]
     assert (values["confident_accuracy"], values["rmse"], values["votes"]) == (None, None, 3)

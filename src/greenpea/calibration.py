@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from scipy.optimize import minimize
 from scipy.special import digamma, gammaln, logsumexp, xlogy
 
@@ -333,8 +333,8 @@ def randomised_pit(
 
 
 def by_decile(
-    predicted: Float[np.ndarray, " cell"], values: Float[np.ndarray, " cell"], bins: int = 10
-) -> list[Float[np.ndarray, " cell"]]:
+    predicted: Float[np.ndarray, " cell"], values: Num[np.ndarray, " cell"], bins: int = 10
+) -> list[np.ndarray]:
     """Return ``values`` grouped by decile of the predicted fraction, lowest first."""
     order = np.argsort(predicted, kind="stable")
     return [values[part] for part in np.array_split(order, bins)]

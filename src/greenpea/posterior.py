@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from scipy.special import betainc, betaincinv, betaln, expit, gammaln, logit, logsumexp, xlog1py, xlogy
 
 from greenpea.errors import GreenpeaError
@@ -206,14 +206,12 @@ class Posterior:
         return np.exp(combinations + betaln(k + a, votes - k + b) - betaln(a, b))
 
     def log_likelihood(
-        self,
-        question: str,
-        counts: Int[np.ndarray, "*size subject answer"],
-        reached: Int[np.ndarray, "*size subject"],
-    ) -> Float[np.ndarray, "draw *size subject"]:
+        self, question: str, counts: Int[np.ndarray, "*size each answer"], reached: Int[np.ndarray, "*size each"]
+    ) -> Float[np.ndarray, "draw ..."]:
         """Return ln p(counts | draw), in nats, combinatorial term included; exactly 0 where nobody was asked.
 
-        For a ``multiple`` question, the sum over its answers. Leading axes of ``counts`` are kept.
+        For a ``multiple`` question, the sum over its answers. ``each`` is the subjects, or 1 for counts that are
+        asked of all of them; leading axes are kept: [draw, *size, subject].
         """
         counts = np.asarray(counts, np.float64)
         n = np.asarray(reached, np.float64)
@@ -257,8 +255,8 @@ class Posterior:
 def log_pmf(
     family: str,
     parameters: Float[np.ndarray, "*batch answer ..."],
-    counts: Float[np.ndarray, "*size answer"],
-    n: Float[np.ndarray, "*size"],
+    counts: Num[np.ndarray, "*size answer"],
+    n: Num[np.ndarray, "*size"],
 ) -> Float[np.ndarray, "*batch"]:
     """Return ln p(counts) under one of the families, in nats (REFERENCE: Walmsley+2020, Walmsley+2022).
 
@@ -287,9 +285,9 @@ def log_pmf(
     return np.where(n > 0, value, 0.0)
 
 
-def log_pochhammer(alpha: np.ndarray, k: np.ndarray) -> np.ndarray:
+def log_pochhammer(alpha: np.ndarray | float, k: np.ndarray) -> np.ndarray:
     """Return ln (α)_k = ln Γ(α+k) − ln Γ(α), in float64 (accurate to 1e-8 up to α = 1e6)."""
-    return gammaln(alpha + k) - gammaln(alpha)
+    return np.asarray(gammaln(alpha + k) - gammaln(alpha))
 
 
 def sample_counts(
