@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -315,7 +314,7 @@ def _show_scores(judged: Judged) -> None:
     console.print(f"Judged by {judged.how}.")
     if judged.left_out:
         console.print(f"{judged.left_out:,} subjects with votes that the model had seen were left out.")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table = Table(box=None, padding=(0, 1, 0, 0))  # nothing but one space between columns: it fits in 80
     for name in ("question", "subjects", "excess", "constant", "gain", "RMSE", "90 % hold"):
         table.add_column(name, justify="left" if name == "question" else "right", no_wrap=True)
     for score in evaluation.scores:
@@ -328,7 +327,6 @@ def _show_scores(judged: Judged) -> None:
             f"{score.rmse:.3f}",
             f"{score.coverage['90'] * 100:.1f} ± {score.coverage_error['90'] * 100:.1f}",
             style="bold" if score.question == "overall" else None,
-            end_section=score.question == "overall",
         )
     console.print(table)
     console.print(
