@@ -90,7 +90,7 @@ def test_any_tree_is_drawn_at_any_width_without_losing_an_answer(tree: DecisionT
     for width in (30, 200):
         drawn = "\n".join(_drawn(tree, width))
         answers = sum(len(question.answers) for question in tree.questions)
-        in_legend, in_texts = 2, _marks("".join(_texts(tree)))
+        in_legend, in_texts = 2, _marks("".join(_texts(tree)) + tree.version)
         assert _marks(drawn) == answers + in_legend + in_texts
         assert drawn.count("(above)") == _references(tree)
 
