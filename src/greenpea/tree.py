@@ -69,6 +69,7 @@ class Answer(_Part):
     text: Text = {}
     next: Slug | None = None
     help: Text = {}
+    examples: tuple[str, ...] = ()  # pictures: files in the campaign's folder, or web addresses
 
     def label(self, language: str = "en") -> str:
         """Return the answer's text in ``language``, else in English, else its slug."""
@@ -110,6 +111,13 @@ class Question(_Part):
     @property
     def answer_slugs(self) -> tuple[str, ...]:
         return tuple(answer.slug for answer in self.answers)
+
+    def answer(self, slug: str) -> Answer:
+        """Return the answer with this slug. Raises GreenpeaError naming the nearest where there is none."""
+        for answer in self.answers:
+            if answer.slug == slug:
+                return answer
+        raise GreenpeaError(f"question {self.slug!r} has no answer {slug!r}{did_you_mean(slug, self.answer_slugs)}")
 
     def label(self, language: str = "en") -> str:
         """Return the question's text in ``language``, else in English, else its slug."""
@@ -217,6 +225,13 @@ class DecisionTree(_Part):
             for follower in question.followers:
                 graph[follower].add(question.slug)
         return tuple(TopologicalSorter(graph).static_order())
+
+    @property
+    def structure(self) -> tuple[object, ...]:
+        """What votes depend on: questions, kinds, answers and where they lead. Texts may change, this may not."""
+        return self.first, tuple(
+            (q.slug, q.kind, q.next, tuple((answer.slug, answer.next) for answer in q.answers)) for q in self.questions
+        )
 
     @cached_property
     def topological_order(self) -> tuple[str, ...]:
