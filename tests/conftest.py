@@ -1,13 +1,17 @@
-"""What the tests share: the real data where it is at hand, and hypothesis without deadlines."""
+"""What the tests share: the real data where it is at hand, stores on both databases, hypothesis without deadlines."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+from greenpea.store import Store
+from site_hands import drop_database, new_database, postgres_server
 
 # Shapes in annotations are checked at run time in the rooms where axes matter most.
 CHECKED = ["greenpea.posterior", "greenpea.information", "greenpea.calibration", "greenpea.catalogue"]
@@ -26,3 +30,31 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data is not here: set GREENPEA_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server, or a skip where there is none to start."""
+    with postgres_server() as url:
+        if url is None:
+            pytest.skip("PostgreSQL is not installed: install it, or set GREENPEA_TEST_POSTGRES to a server's URL")
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a new, empty database: the test runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'store.sqlite'}"
+        return
+    url = new_database(request.getfixturevalue("postgres"))
+    yield url
+    drop_database(url)
+
+
+@pytest.fixture
+def store(database: str) -> Iterator[Store]:
+    """A new store, on SQLite and on PostgreSQL."""
+    opened = Store.open(database)
+    yield opened
+    opened.close()

@@ -6,6 +6,7 @@ The names below are imported when they are first used, so that looking at a tree
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _HOMES = {
     "read_votes": "greenpea.votes",
 }
 __all__ = sorted(_HOMES)
+__version__ = version("greenpea")
 
 
 def __getattr__(name: str) -> Any:

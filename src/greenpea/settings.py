@@ -41,6 +41,28 @@ class Catalogue(_Section):
     workers: int = Field(2, ge=1, description="threads that decode images")
 
 
+class Site(_Section):
+    """How subjects are handed to volunteers, and who may come."""
+
+    rank: float = Field(0.7, ge=0, description="weight of the stream by rank, once a round has ranked subjects")
+    random: float = Field(0.2, ge=0, description="weight of the stream at random")
+    audit: float = Field(0.1, ge=0, description="weight of the audit stream: the share kept to judge models")
+    audit_share: float = Field(0.02, ge=0, le=0.5, description="share of subjects in the audit set, marked at import")
+    gold_first: float = Field(0.3, ge=0, le=1, description="chance of a subject with a known answer, at the beginning")
+    gold_last: float = Field(0.05, ge=0, le=1, description="the chance it falls to")
+    gold_decay: float = Field(20, gt=0, description="classifications after which it has fallen by a factor of e")
+    lease_minutes: float = Field(30, gt=0, description="how long a place is kept for a volunteer")
+    sign_up: bool = Field(True, description="whether anyone may make an account")
+    open_finds: bool = Field(True, description="whether volunteers see what others found unusual")
+    per_minute: int = Field(600, ge=1, description="requests that change something, per minute and address")
+
+    @model_validator(mode="after")
+    def _some_stream(self) -> Site:
+        if self.rank + self.random + self.audit <= 0:
+            raise ValueError("the weights rank, random and audit are all 0: give one a share")
+        return self
+
+
 class Settings(_Section):
     """Everything a person may choose about a campaign."""
 
@@ -48,6 +70,7 @@ class Settings(_Section):
     split: Split = Split()
     learning: Learning = Learning()
     catalogue: Catalogue = Catalogue()
+    site: Site = Site()
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Settings:

@@ -60,7 +60,9 @@ class Workflow(BaseModel):
     def to_json(self) -> str:
         """Return the workflow as JSON that `from_json` reads back to an equal one; defaults are left out."""
         values = json.loads(self.tree.to_json())
-        values |= self.model_dump(mode="json", exclude={"tree"}, exclude_defaults=True)
+        values |= self.model_dump(mode="json", exclude={"tree", "retirement"}, exclude_defaults=True)
+        if self.retirement != type(self).model_fields["retirement"].default:
+            values["retirement"] = [rule.model_dump(mode="json") for rule in self.retirement]
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -75,7 +77,9 @@ class Workflow(BaseModel):
             raise GreenpeaError(
                 f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
             ) from error
-        own = {key: values[key] for key in cls.model_fields if key != "tree" and isinstance(values, dict) and key in values}
+        own = {
+            key: values[key] for key in cls.model_fields if key != "tree" and isinstance(values, dict) and key in values
+        }
         rest = {key: value for key, value in values.items() if key not in own} if isinstance(values, dict) else values
         tree = DecisionTree.from_json(json.dumps(rest), where)
         try:

@@ -1,8 +1,9 @@
-"""Zooniverse's formats: a version of a Panoptes workflow becomes a decision tree.
+"""Workflows: a version of a Panoptes workflow becomes a decision tree.
 
 What volunteers were shown is followed, not what may have been meant. Panoptes reads `next` from the answer
 given to a `single` task and from the task itself otherwise, so the `next` that stays on the answers when a
-task is changed to `multiple` is ignored here too: recorded classifications end at such a task.
+task is changed to `multiple` is ignored here too: recorded classifications end at such a task. The tasks of a
+combination, which share one page, are asked one after another.
 
 Markdown images are taken out of texts and labels; other stray words ("Enter an answer Dominant") stay, in
 the text and in the slug, since the exports hold them too.
@@ -21,6 +22,7 @@ from typing import Any
 from greenpea.errors import GreenpeaError, did_you_mean
 from greenpea.tables import read_table
 from greenpea.tree import RESERVED, SLUG, Answer, DecisionTree, Question, slugify
+from greenpea.zooniverse.rows import unguarded
 
 IMAGE = re.compile(r"!\[(?P<name>[^\]]*)\]\([^)]*\)")
 CSV_COLUMNS = ("version", "minor_version", "workflow_id", "display_name", "first_task", "tasks", "strings")
@@ -73,8 +75,10 @@ def workflow_versions(
     """Read every workflow version in a file: one JSON object, a JSON list, or a ``workflows.csv`` export.
 
     ``names`` (task key → question slug) names questions; the others take their slug from their text
-    (`question_slug`). ``workflow`` and ``version`` keep those only. Tasks that ask nothing with fixed answers
-    are skipped: their `next` is followed. Raises GreenpeaError naming workflow, version, task and remedy.
+    (`question_slug`), or from the ``slug`` that Greenpea's own exports carry. ``workflow`` and ``version`` keep
+    those only. Tasks that ask nothing with fixed answers are skipped: their `next` is followed.
+
+    Raises GreenpeaError naming workflow, version, task and remedy.
     """
     path, names = Path(path), names or {}
     found = [_Version.read(record, path.name) for record in _records(path)]
@@ -159,10 +163,10 @@ class _Version:
         return cls(
             workflow_id=workflow_id,
             number=number,
-            title=str(record.get("display_name") or ""),
+            title=unguarded(str(record.get("display_name") or "")),
             language=str(record.get("primary_language") or "en"),
             first=str(record.get("first_task") or ""),
-            tasks=tasks,
+            tasks=_in_sequence(tasks),
             strings=_json_object(record.get("strings"), "strings", where),
             where=where,
         )
@@ -192,6 +196,8 @@ class _Version:
     def why_skipped(self, task: str) -> str:
         """Return why a task is no question of a tree, or ``""`` if it is one."""
         kind, answers = self.tasks[task].get("type"), len(self.labels(task))
+        if kind == "combo":
+            return "the tasks it combines are asked one after another"
         if kind not in ("single", "multiple"):
             return f"tasks of type {kind!r} have no fixed answers to count"
         if answers < (2 if kind == "single" else 1):
@@ -234,6 +240,22 @@ class _Version:
         seen.add(task)
 
 
+def _in_sequence(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return tasks with every combination leading to its first task, each of these to the one after it, and the
+    last to where the combination led; Panoptes does not look at their own `next`."""
+    ordered = dict(tasks)
+    for key, task in tasks.items():
+        listed = task.get("tasks")
+        combined = [one for one in listed if one in tasks] if isinstance(listed, list) else []
+        if task.get("type") != "combo" or not combined:
+            continue
+        ordered[key] = {**task, "next": combined[0]}
+        for one, follower in zip(combined, [*combined[1:], task.get("next")], strict=True):
+            answers = [{**answer, "next": follower} for answer in tasks[one].get("answers") or []]
+            ordered[one] = {**tasks[one], "next": follower, **({"answers": answers} if answers else {})}
+    return ordered
+
+
 def _number(record: Mapping[str, Any]) -> str:
     """Return "28.30" from a version's two numbers, under the names that JSON and CSV have for them."""
     major = _present(record.get("major_number"), record.get("version"))
@@ -269,7 +291,7 @@ def _import(version: _Version, names: Mapping[str, str]) -> ImportedWorkflow:
             f"choose another workflow or version"
         )
     questions = _question_slugs(version, asked, names)
-    answers = {task: _answer_slugs(version.labels(task)) for task in asked}
+    answers = {task: _own_answer_slugs(version, task) or _answer_slugs(version.labels(task)) for task in asked}
     tree = DecisionTree(
         name=slugify(version.title) or slugify(f"workflow {version.workflow_id}"),
         version=version.number,
@@ -329,7 +351,10 @@ def _unreachable(version: _Version, reachable: Sequence[str]) -> Iterator[LeftOu
 
 
 def _question_slugs(version: _Version, tasks: Sequence[str], names: Mapping[str, str]) -> dict[str, str]:
-    """Return task → slug: the caller's name, else from the text; what collides gets its task's key appended."""
+    """Return task → slug: the caller's name, else the task's own, else from the text; what collides gets its
+    task's key appended."""
+    own = _own_question_slugs(version, tasks)
+    names = {**{task: slug for task, slug in own.items() if slug not in names.values()}, **names}
     derived = {task: question_slug(version.task_text(task)) for task in tasks if task not in names}
     taken = Counter([*derived.values(), *names.values()])
     return {
@@ -340,6 +365,21 @@ def _question_slugs(version: _Version, tasks: Sequence[str], names: Mapping[str,
         else slugify(f"{derived[task]} {task}")
         for task in tasks
     }
+
+
+def _own_question_slugs(version: _Version, tasks: Sequence[str]) -> dict[str, str]:
+    """Return the slugs that tasks carry themselves, as Greenpea writes them; none where they are not sound."""
+    own = {task: version.tasks[task].get("slug") for task in tasks}
+    return {task: str(slug) for task, slug in own.items()} if _sound(list(own.values())) else {}
+
+
+def _own_answer_slugs(version: _Version, task: str) -> list[str]:
+    own = [answer.get("slug") for answer in version.tasks[task]["answers"]]
+    return [str(slug) for slug in own] if _sound(own) and not RESERVED & set(own) else []
+
+
+def _sound(slugs: Sequence[object]) -> bool:
+    return all(isinstance(slug, str) and SLUG.fullmatch(slug) for slug in slugs) and len(set(slugs)) == len(slugs)
 
 
 def _answer_slugs(labels: Sequence[str]) -> list[str]:

@@ -1,0 +1,184 @@
+"""Opening a campaign's site: the store is filled from the campaign's folder, then served.
+
+::
+
+    DIR/campaign.toml       settings; the section [site] is read here
+        workflow.json       published as it is, where it has changed
+        subjects.parquet    added, where they are new
+        gold.csv            optional: subjects with known answers, a column per question
+        store.sqlite        made here, unless a database is given by its URL
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+
+from greenpea.errors import GreenpeaError, did_you_mean
+from greenpea.settings import Settings
+from greenpea.settings import Site as Chosen
+from greenpea.site.app import create_app
+from greenpea.site.context import utc_now
+from greenpea.store import NewSubject, QueueOptions, Store, Stream
+from greenpea.subjects import RESERVED, SubjectSet
+from greenpea.tables import column_as_strings, find_id_column, read_table, refuse_duplicates
+from greenpea.tree import DecisionTree
+from greenpea.workflow import Workflow
+
+STORE, GOLD = "store.sqlite", "gold.csv"
+MORE_IMAGES = 9  # columns image_2 to image_9 of the subjects' table hold further images
+DATABASE, CAMPAIGN = "GREENPEA_DATABASE", "GREENPEA_CAMPAIGN"
+GROUP, QUIET = "GREENPEA_GROUP_COMMIT", "GREENPEA_QUIET"
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What `fill` did."""
+
+    subjects: int  # in the store
+    new: int
+    gold: int
+    version: str
+    published: bool  # whether the workflow was new or changed
+
+
+def open_store(folder: Path, database: str | None = None, settings: Settings | None = None) -> Store:
+    """Open a campaign's store: ``database``, by default the one named in the environment, else DIR/store.sqlite."""
+    settings = settings or Settings.load(folder / "campaign.toml")
+    place = database or os.environ.get(DATABASE) or folder / STORE
+    group = os.environ.get(GROUP, "1") != "0"
+    return Store.open(place, group=group, options=options_of(settings.site))
+
+
+def options_of(chosen: Chosen) -> QueueOptions:
+    """Return how the queue mixes its streams, from the settings."""
+    return QueueOptions(
+        weights={Stream.RANK: chosen.rank, Stream.RANDOM: chosen.random, Stream.AUDIT: chosen.audit},
+        gold_first=chosen.gold_first,
+        gold_last=chosen.gold_last,
+        gold_decay=chosen.gold_decay,
+        lease=timedelta(minutes=chosen.lease_minutes),
+    )
+
+
+def fill(
+    store: Store,
+    folder: Path,
+    settings: Settings,
+    now: datetime,
+    report: Callable[[str, float, str], None] | None = None,
+) -> Filled:
+    """Bring workflow and subjects of a campaign's folder into its store; what is there already stays.
+
+    A workflow that was published on the site since is newer than the file and is kept: the file counts only when
+    it has changed since it was last read. Raises GreenpeaError naming the file at fault.
+    """
+    workflow = Workflow.load(folder / "workflow.json")
+    before = store.workflows.all()
+    published = not before or all(version.workflow != workflow for version in before)
+    if published:
+        store.workflows.publish(workflow, now)
+    subjects = SubjectSet.load(folder)
+    gold = read_gold(folder / GOLD, store.workflows.active().workflow.tree)
+    strangers = sorted(set(gold) - set(subjects.subject_ids))
+    if strangers:
+        raise GreenpeaError(
+            f"{folder / GOLD}: the campaign has no subject {strangers[0]!r}"
+            f"{did_you_mean(strangers[0], subjects.subject_ids)}"
+        )
+    new = 0
+    if store.subjects.count() < len(subjects):
+        told = None if report is None else lambda done: report("adding subjects", done / len(subjects), f"{done:,}")
+        new = store.subjects.add(_new_subjects(subjects, folder, gold), now, settings.site.audit_share, told)
+    return Filled(store.subjects.count(), new, len(gold), store.workflows.active().number, published)
+
+
+def _new_subjects(subjects: SubjectSet, folder: Path, gold: dict[str, dict[str, list[str]]]) -> Iterator[NewSubject]:
+    names = [name for name in subjects.metadata.column_names if name not in RESERVED]
+    columns = {name: subjects.metadata[name].to_pylist() for name in names}
+    extra = [name for number in range(2, MORE_IMAGES + 1) if (name := f"image_{number}") in columns]
+    for row, subject_id in enumerate(subjects.subject_ids):
+        more = [str(columns[name][row]) for name in extra if columns[name][row]]
+        yield NewSubject(
+            subject_id=str(subject_id),
+            images=("", *(str((folder / image).resolve()) for image in more)),
+            metadata={name: _plain(values[row]) for name, values in columns.items() if name not in extra},
+            gold=gold.get(str(subject_id)),
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Return a table's value as JSON has it."""
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value) if not isinstance(value, bytes) else f"{len(value)} bytes"
+
+
+def read_gold(path: Path, tree: DecisionTree) -> dict[str, dict[str, list[str]]]:
+    """Read known answers: a column of subject ids, and one per question with the answer's slug.
+
+    A blank cell: not known. Several answers to a question that is ``multiple`` are parted by spaces. No file: {}.
+    Raises GreenpeaError naming file, row and column.
+    """
+    if not path.is_file():
+        return {}
+    table = read_table(path, text_columns=tree.slugs)
+    column = find_id_column(table.column_names, None, str(path))
+    ids = column_as_strings(table[column])
+    refuse_duplicates(ids, column, str(path))
+    others = [name for name in table.column_names if name != column]
+    for name in others:
+        if name not in tree:
+            raise GreenpeaError(f"{path}, column {name!r}: no such question{did_you_mean(name, tree.slugs)}")
+    cells = {name: column_as_strings(table[name]) for name in others}
+    gold: dict[str, dict[str, list[str]]] = {}
+    for row, subject in enumerate(ids):
+        answers = {name: values[row].split() for name, values in cells.items() if values[row]}
+        for name, given in answers.items():
+            try:
+                for answer in given:
+                    tree[name].answer(answer)
+            except GreenpeaError as error:
+                raise GreenpeaError(f"{path}, row {row + 2}, column {name!r}: {error}") from error
+        if answers:
+            gold[str(subject)] = answers
+    return gold
+
+
+def open_site(
+    folder: Path,
+    database: str | None = None,
+    clock: Callable[[], datetime] = utc_now,
+    settings: Settings | None = None,
+    quiet: bool = False,
+) -> FastAPI:
+    """Return a campaign's site, its store filled."""
+    settings = settings or Settings.load(folder / "campaign.toml")
+    store = open_store(folder, database, settings)
+    fill(store, folder, settings, clock())
+    return create_app(store, folder, settings, secret_of(os.environ), clock, quiet)
+
+
+def worker() -> FastAPI:
+    """Return the site as a server's worker process makes it: where everything is stands in the environment."""
+    folder = Path(os.environ[CAMPAIGN])
+    settings = Settings.load(folder / "campaign.toml")
+    quiet = os.environ.get(QUIET) == "1"
+    return create_app(open_store(folder, None, settings), folder, settings, secret_of(os.environ), quiet=quiet)
+
+
+def secret_of(environment: Any) -> bytes | None:
+    """Return the secret that signs cookies, from GREENPEA_SECRET; None: the one in the store."""
+    secret = environment.get("GREENPEA_SECRET", "")
+    if secret and len(secret) < 32:
+        raise GreenpeaError("GREENPEA_SECRET is too short to be one: give it 32 characters or more, at random")
+    return secret.encode() or None

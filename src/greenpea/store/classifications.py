@@ -1,0 +1,559 @@
+"""Taking classifications: each counts once or not at all, and says which; counts follow in the same transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid as uuids
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, tuple_, update
+
+from greenpea import classifications as walks
+from greenpea import retirement
+from greenpea.classifications import Classification, Tally
+from greenpea.errors import GreenpeaError
+from greenpea.store import counters, identities
+from greenpea.store.engine import Database, text_of
+from greenpea.store.schema import classifications, handouts, pools, progress, subjects, versions, volunteers
+from greenpea.store.values import Counted, ImportReport, Receipt, Stored, Stream, Submission
+from greenpea.store.workflows import Workflows, rules_of, workflow_of
+from greenpea.votes import Votes
+from greenpea.workflow import Workflow
+
+BLOCK = 1000  # classifications read or imported at a time
+LIVE = (Counted.YES.value, Counted.GOLD.value)
+Place = tuple[int, int]  # major version, subject
+
+
+class Classifications:
+    """Every classification ever sent, and the counts of those that count."""
+
+    def __init__(self, database: Database, workflows: Workflows) -> None:
+        self._database, self._workflows = database, workflows
+        self._parsed: dict[int, Workflow] = {}
+
+    # ---- taking --------------------------------------------------------------------------------
+
+    def submit(self, submissions: Sequence[Submission], now: datetime) -> list[Receipt]:
+        """Store classifications in one transaction, in this order; return what became of each after the commit.
+
+        A uuid that is stored already is answered with what became of it then, and counts nothing. About eight
+        statements for any number of submissions.
+        """
+        return self._database.write(lambda connection: self._take(connection, [(one, now) for one in submissions]))
+
+    async def submit_async(self, submission: Submission, now: datetime) -> Receipt:
+        """Store one classification, in a transaction with all others that wait."""
+        return await asyncio.wrap_future(self._database.submit_to(self._take, (submission, now)))
+
+    def _take(self, connection: Connection, arrived: Sequence[tuple[Submission, datetime]]) -> list[Receipt]:
+        return _Taking(connection, self._parsed, [one for one, _ in arrived]).take(arrived)
+
+    # ---- taking back ---------------------------------------------------------------------------
+
+    def undo(self, uuid: str, volunteer: int, now: datetime) -> Receipt:
+        """Un-count a volunteer's own classification; it stays, marked as undone. Again changes nothing.
+
+        Raises GreenpeaError where the volunteer has no such classification: the same, whoever's it may be.
+        """
+        return self._database.write(lambda connection: self._undo(connection, uuid, volunteer, now))
+
+    def _undo(self, connection: Connection, uuid: str, volunteer: int, now: datetime) -> Receipt:
+        row = connection.execute(select(classifications).where(classifications.c.uuid == text_of(uuid))).one_or_none()
+        if row is None or row.volunteer != identities.follow(connection, [volunteer])[volunteer]:
+            raise GreenpeaError("there is no classification of yours with this id")
+        if row.counted in LIVE:
+            uncount(connection, self._parsed, [row], Counted.UNDONE, now)
+        return Receipt(uuid, Counted.UNDONE, again=row.counted == Counted.UNDONE)
+
+    # ---- reading -------------------------------------------------------------------------------
+
+    def get(self, uuid: str) -> Stored | None:
+        """Return one classification, or None."""
+        return next(iter(self._read(_all().where(classifications.c.uuid == text_of(uuid)))), None)
+
+    def of_volunteer(self, volunteer: int, after: int | None = None, limit: int = 50) -> list[Stored]:
+        """Return a volunteer's classifications, newest first; ``after`` is the last id of the page before."""
+        query = _all().where(classifications.c.volunteer == volunteer).order_by(classifications.c.id.desc())
+        if after is not None:
+            query = query.where(classifications.c.id < after)
+        return self._read(query.limit(limit))
+
+    def of_subject(self, subject: int, limit: int = 500) -> list[Stored]:
+        """Return the classifications of a subject, newest first."""
+        query = _all().where(classifications.c.subject == subject).order_by(classifications.c.id.desc())
+        return self._read(query.limit(limit))
+
+    def stream(self, since: int = 0, counted_only: bool = False) -> Iterator[Stored]:
+        """Yield all classifications with an id above ``since``, in order, `BLOCK` at a time; no transaction is held."""
+        while True:
+            query = _all().where(classifications.c.id > since).order_by(classifications.c.id).limit(BLOCK)
+            if counted_only:
+                query = query.where(classifications.c.counted == Counted.YES.value)
+            found = self._read(query)
+            yield from found
+            if len(found) < BLOCK:
+                return
+            since = found[-1].id
+
+    def _read(self, query: Select[Any]) -> list[Stored]:
+        with self._database.read() as connection:
+            return [_stored(row) for row in connection.execute(query)]
+
+    # ---- counts --------------------------------------------------------------------------------
+
+    def tallies(self, major: int | None = None) -> Iterator[tuple[str, int, Tally]]:
+        """Yield (subject id, classifications, tally) of every subject with counts, by default at the active version."""
+        major = self._workflows.active().major if major is None else major
+        after = 0
+        while True:
+            query = (
+                select(progress.c.subject, subjects.c.subject_id, progress.c.classifications, progress.c.tally)
+                .join(subjects, subjects.c.id == progress.c.subject)
+                .where((progress.c.major == major) & (progress.c.subject > after) & (progress.c.classifications > 0))
+                .order_by(progress.c.subject)
+                .limit(BLOCK)
+            )
+            with self._database.read() as connection:
+                rows = connection.execute(query).all()
+            yield from ((row.subject_id, row.classifications, dict(row.tally)) for row in rows)
+            if len(rows) < BLOCK:
+                return
+            after = rows[-1].subject
+
+    def votes(self) -> Votes:
+        """Return the counted votes at the active version, on its tree."""
+        tallies = {subject_id: tally for subject_id, _, tally in self.tallies()}
+        return walks.votes_of(tallies, self._workflows.active().workflow.tree)
+
+    def recount(self) -> int:
+        """Return how many counters differ from a recount of the raw classifications: 0, always.
+
+        One pass over all classifications and all counters, on one state of the database.
+        """
+        with self._database.read() as connection:
+            return _differences(connection)
+
+    # ---- classifications made elsewhere --------------------------------------------------------
+
+    def import_(
+        self, found: Iterable[Classification], now: datetime, progress: Callable[[int], None] | None = None
+    ) -> ImportReport:
+        """Store classifications made elsewhere, `BLOCK` at a time; importing them again stores nothing.
+
+        Volunteers are known by their name at the source. A classification must be a walk through the active
+        tree, though it may end early. Every one is in exactly one place of the report.
+        """
+        report, done, block = ImportReport(), 0, []
+        for one in found:
+            block.append(one)
+            if len(block) == BLOCK:
+                self._import(block, now, report)
+                done += len(block)
+                block = []
+                if progress:
+                    progress(done)
+        self._import(block, now, report)
+        return report
+
+    def _import(self, block: list[Classification], now: datetime, report: ImportReport) -> None:
+        version = self._workflows.active()
+        good = []
+        for one in block:
+            try:
+                walks.check(version.workflow.tree, one.annotations, complete=False)
+                good.append(one)
+            except GreenpeaError as error:
+                report.refused.append((one.uuid, str(error)))
+        if not good:
+            return
+        known, receipts = self._database.write(lambda c: self._import_block(c, good, version.id, now))
+        report.strangers += [(one.uuid, one.subject_id) for one in good if one.subject_id not in known]
+        for receipt in receipts:
+            if receipt.again:
+                report.again += 1
+            elif receipt.error:
+                report.refused.append((receipt.uuid, receipt.error))
+            elif receipt.counted == Counted.YES:
+                report.stored += 1
+            elif receipt.counted == Counted.GOLD:
+                report.gold += 1
+            else:
+                report.repeated += 1
+
+    def _import_block(
+        self, connection: Connection, block: list[Classification], version: int, now: datetime
+    ) -> tuple[dict[str, int], list[Receipt]]:
+        ids = {one.subject_id for one in block}
+        known: dict[str, int] = dict(
+            connection.execute(select(subjects.c.subject_id, subjects.c.id).where(subjects.c.subject_id.in_(ids))).all()
+        )
+        block = [one for one in block if one.subject_id in known]
+        volunteer = identities.imported(connection, {one.volunteer for one in block}, now)
+        arrived = [
+            Submission(
+                uuid=one.uuid,
+                volunteer=volunteer[one.volunteer],
+                subject=known[one.subject_id],
+                version=version,
+                annotations=one.annotations,
+                stream=Stream.IMPORT,
+                started_at=one.started_at,
+                finished_at=one.finished_at,
+                metadata=dict(one.metadata) | {"workflow_version": one.version},
+            )
+            for one in block
+        ]
+        return known, _Taking(connection, self._parsed, arrived, complete=False).take([(one, now) for one in arrived])
+
+
+# ---- one transaction ---------------------------------------------------------------------------------
+
+
+@dataclass
+class _Counter:
+    """A row of `progress`, as it becomes while classifications are taken."""
+
+    major: int
+    subject: int
+    pool: str
+    gold: Any
+    classifications: int
+    tally: Tally
+    retired_at: datetime | None
+    reason: str | None
+    retired_by: str | None
+    changed: bool = False
+    closed: bool = False  # retired in this transaction
+
+
+class _Taking:
+    """What taking some submissions needs to know, read in a few statements; then one pass over them."""
+
+    def __init__(
+        self, connection: Connection, parsed: dict[int, Workflow], arrived: Sequence[Submission], complete: bool = True
+    ) -> None:
+        self.connection, self.parsed, self.arrived, self.complete = connection, parsed, arrived, complete
+        ids = {one.version for one in arrived}
+        self.majors: dict[int, int] = dict(
+            connection.execute(select(versions.c.id, versions.c.major).where(versions.c.id.in_(ids))).all()
+        )
+        self.rules = rules_of(connection, parsed, set(self.majors.values()))
+        # Locked before anything is decided, in one order for everybody: what is read next stays true.
+        self.counters = _locked(connection, {(self.majors.get(one.version, 0), one.subject) for one in arrived})
+        self.volunteers = identities.follow(connection, {one.volunteer for one in arrived})
+        self.banned = identities.banned(connection, set(self.volunteers.values()))
+        self.stored = self._stored({one.uuid for one in arrived})
+        self.live = self._live()
+        self.new: list[dict[str, Any]] = []
+        self.more: dict[int, int] = {}  # volunteer → classifications that count
+
+    def _stored(self, ids: set[str]) -> dict[str, tuple[int, int, str, bool]]:
+        table = classifications.c
+        rows = self.connection.execute(
+            select(table.uuid, table.volunteer, table.subject, table.counted, table.after_retirement).where(
+                table.uuid.in_(ids)
+            )
+        )
+        return {row.uuid: (row.volunteer, row.subject, row.counted, row.after_retirement) for row in rows}
+
+    def _live(self) -> set[tuple[int, int, int]]:
+        """Return (volunteer, major, subject) where a classification is counted already."""
+        table = classifications.c
+        wanted = {
+            (self.volunteers[one.volunteer], self.majors[one.version], one.subject)
+            for one in self.arrived
+            if one.volunteer in self.volunteers and one.version in self.majors
+        }
+        rows = self.connection.execute(
+            select(table.volunteer, table.major, table.subject).where(
+                tuple_(table.volunteer, table.major, table.subject).in_(sorted(wanted)), table.counted.in_(LIVE)
+            )
+        )
+        return {(volunteer, major, subject) for volunteer, major, subject in rows}
+
+    def take(self, arrived: Sequence[tuple[Submission, datetime]]) -> list[Receipt]:
+        receipts = [self._one(submission, now) for submission, now in arrived]
+        self._write([one for one, _ in arrived], max((now for _, now in arrived), default=None))
+        return receipts
+
+    def _one(self, one: Submission, now: datetime) -> Receipt:
+        if one.uuid in self.stored:
+            return self._again(one)
+        if error := self._refused(one):
+            return Receipt(one.uuid, None, error=error)
+        counter = self.counters[self.majors[one.version], one.subject]
+        volunteer = self.volunteers[one.volunteer]
+        counted = self._counted(volunteer, counter)
+        late = counted == Counted.YES and counter.retired_at is not None
+        retired = self._count(one, counter, now) if counted == Counted.YES else None
+        if counted in LIVE:
+            self.live.add((volunteer, counter.major, counter.subject))
+            self.more[volunteer] = self.more.get(volunteer, 0) + 1
+        self.stored[one.uuid] = (volunteer, one.subject, counted.value, late)
+        self.new.append(_row(one, volunteer, counter.major, counted, late, now))
+        return Receipt(one.uuid, counted, after_retirement=late, retired=retired, gold=counter.gold)
+
+    def _again(self, one: Submission) -> Receipt:
+        volunteer, subject, counted, late = self.stored[one.uuid]
+        if volunteer != self.volunteers.get(one.volunteer) or subject != one.subject:
+            return Receipt(one.uuid, None, error="this id belongs to another classification: make a new one")
+        counter = self.counters.get((self.majors.get(one.version, 0), subject))
+        gold = counter.gold if counter else None
+        return Receipt(one.uuid, Counted(counted), again=True, after_retirement=late, gold=gold)
+
+    def _refused(self, one: Submission) -> str | None:
+        if one.version not in self.majors:
+            return f"there is no workflow version {one.version}"
+        if (self.majors[one.version], one.subject) not in self.counters:
+            return f"there is no subject {one.subject}"
+        if one.volunteer not in self.volunteers:
+            return f"there is no volunteer {one.volunteer}"
+        try:
+            uuids.UUID(one.uuid) if self.complete else None
+            walks.check(workflow_of(self.connection, self.parsed, one.version).tree, one.annotations, self.complete)
+        except GreenpeaError as error:
+            return str(error)
+        except ValueError:
+            return f"{one.uuid!r} is not a UUID"
+        return None
+
+    def _counted(self, volunteer: int, counter: _Counter) -> Counted:
+        if (volunteer, counter.major, counter.subject) in self.live:
+            return Counted.REPEATED
+        if volunteer in self.banned:
+            return Counted.BANNED
+        return Counted.GOLD if counter.gold is not None else Counted.YES
+
+    def _count(self, one: Submission, counter: _Counter, now: datetime) -> str | None:
+        """Count into the subject's tally; return the reason where it retires by this."""
+        walks.add(counter.tally, one.annotations)
+        counter.classifications += 1
+        counter.changed = True
+        if counter.retired_at is not None:
+            return None
+        rules = self.rules[counter.major].retirement
+        reason = retirement.decide(rules, counter.classifications, counter.tally, counter.pool == "audit")
+        if reason:
+            counter.retired_at, counter.reason, counter.retired_by, counter.closed = now, reason, "rule", True
+        return reason
+
+    def _write(self, arrived: Sequence[Submission], now: datetime | None) -> None:
+        if self.new:
+            self.connection.execute(insert(classifications), self.new)
+        changed = [counter for _, counter in sorted(self.counters.items()) if counter.changed]
+        _save(self.connection, changed)
+        counters.open_or_close(self.connection, [counter for counter in changed if counter.closed], -1)
+        if closed := sorted({one.handout for one in arrived if one.handout is not None}):
+            self.connection.execute(update(handouts).where(handouts.c.id.in_(closed)).values(closed_at=now))
+        identities.add_to_counts(self.connection, self.more)
+
+
+def _locked(connection: Connection, places: set[Place]) -> dict[Place, _Counter]:
+    """Return the counters of (major, subject) pairs, locked until the transaction ends."""
+    query = (
+        select(progress, subjects.c.gold)
+        .join(subjects, subjects.c.id == progress.c.subject)
+        .where(
+            progress.c.major.in_(sorted({major for major, _ in places})),
+            progress.c.subject.in_(sorted({subject for _, subject in places})),
+        )
+        .order_by(progress.c.major, progress.c.subject)
+        .with_for_update(of=progress)
+    )
+    return {
+        (row.major, row.subject): _Counter(
+            row.major,
+            row.subject,
+            row.pool,
+            row.gold,
+            row.classifications,
+            dict(row.tally),
+            row.retired_at,
+            row.reason,
+            row.retired_by,
+        )
+        for row in connection.execute(query)
+    }
+
+
+SAVE = (
+    update(progress)
+    .where((progress.c.major == bindparam("m")) & (progress.c.subject == bindparam("s")))
+    .values({name: bindparam(name) for name in ("classifications", "tally", "retired_at", "reason", "retired_by")})
+)
+
+
+def _save(connection: Connection, changed: Sequence[_Counter]) -> None:
+    if changed:
+        values = [
+            {
+                "m": one.major,
+                "s": one.subject,
+                "classifications": one.classifications,
+                "tally": one.tally,
+                "retired_at": one.retired_at,
+                "reason": one.reason,
+                "retired_by": one.retired_by,
+            }
+            for one in changed
+        ]
+        connection.execute(SAVE, values)
+
+
+def _row(one: Submission, volunteer: int, major: int, counted: Counted, late: bool, now: datetime) -> dict[str, Any]:
+    return {
+        "uuid": one.uuid,
+        "volunteer": volunteer,
+        "subject": one.subject,
+        "major": major,
+        "version": one.version,
+        "annotations": {question: list(answers) for question, answers in one.annotations.items()},
+        "counted": counted.value,
+        "after_retirement": late,
+        "stream": Stream(one.stream).value,
+        "round": one.round,
+        "probability": one.probability,
+        "handout": one.handout,
+        "started_at": one.started_at,
+        "finished_at": one.finished_at,
+        "received_at": now,
+        "metadata": dict(one.metadata),
+    }
+
+
+# ---- counting less, counting again -------------------------------------------------------------------
+
+
+def uncount(
+    connection: Connection, parsed: dict[int, Workflow], rows: Sequence[Row[Any]], state: Counted, now: datetime
+) -> None:
+    """Take counted classifications (rows) out of the counts and mark them; what retired by votes may come back."""
+    _change(connection, parsed, rows, state, -1, now)
+
+
+def count_again(connection: Connection, parsed: dict[int, Workflow], rows: Sequence[Row[Any]], now: datetime) -> None:
+    """Count classifications (rows) that were not counted."""
+    _change(connection, parsed, rows, Counted.YES, 1, now)
+
+
+def _change(
+    connection: Connection,
+    parsed: dict[int, Workflow],
+    rows: Sequence[Row[Any]],
+    state: Counted,
+    sign: int,
+    now: datetime,
+) -> None:
+    if not rows:
+        return
+    found = _locked(connection, {(row.major, row.subject) for row in rows})
+    rules = rules_of(connection, parsed, {row.major for row in rows})
+    ids: dict[str, list[int]] = {}
+    more: dict[int, int] = {}
+    for row in rows:
+        counter = found[row.major, row.subject]
+        gold = counter.gold is not None if sign > 0 else row.counted == Counted.GOLD
+        if not gold:
+            walks.add(counter.tally, row.annotations, sign)
+            counter.classifications += sign
+            counter.changed = True
+        ids.setdefault((Counted.GOLD if gold and sign > 0 else state).value, []).append(row.id)
+        more[row.volunteer] = more.get(row.volunteer, 0) + sign
+    for value, marked in ids.items():
+        connection.execute(update(classifications).where(classifications.c.id.in_(marked)).values(counted=value))
+    identities.add_to_counts(connection, more)
+    _rejudge(connection, [counter for _, counter in sorted(found.items()) if counter.changed], rules, now)
+
+
+def _rejudge(connection: Connection, changed: Sequence[_Counter], rules: dict[int, Workflow], now: datetime) -> None:
+    opened, closed = [], []
+    for one in changed:
+        reason = retirement.decide(rules[one.major].retirement, one.classifications, one.tally, one.pool == "audit")
+        if reason and one.retired_at is None:
+            one.retired_at, one.reason, one.retired_by = now, reason, "rule"
+            closed.append(one)
+        elif not reason and one.retired_by == "rule":
+            one.retired_at = one.reason = one.retired_by = None
+            opened.append(one)
+    _save(connection, changed)
+    counters.open_or_close(connection, opened, 1)
+    counters.open_or_close(connection, closed, -1)
+
+
+# ---- reading -----------------------------------------------------------------------------------------
+
+
+def _all() -> Select[Any]:
+    return (
+        select(classifications, subjects.c.subject_id, versions.c.minor, *identities.COLUMNS)
+        .select_from(classifications)
+        .join(subjects, subjects.c.id == classifications.c.subject)
+        .join(versions, versions.c.id == classifications.c.version)
+        .join(volunteers, volunteers.c.id == classifications.c.volunteer)
+    )
+
+
+def _stored(row: Row[Any]) -> Stored:
+    return Stored(
+        id=row.id,
+        uuid=row.uuid,
+        subject_id=row.subject_id,
+        subject=row.subject,
+        volunteer=identities.volunteer_of(row),
+        version=f"{row.major}.{row.minor}",
+        annotations=row.annotations,
+        counted=Counted(row.counted),
+        after_retirement=row.after_retirement,
+        stream=Stream(row.stream),
+        round=row.round,
+        probability=row.probability,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        received_at=row.received_at,
+        metadata=row.metadata,
+    )
+
+
+def _differences(connection: Connection) -> int:
+    counts: dict[Place, tuple[int, Tally]] = {}
+    table = classifications.c
+    raw = select(table.major, table.subject, table.annotations).where(table.counted == Counted.YES.value)
+    for row in connection.execute(raw, execution_options={"yield_per": BLOCK}):
+        number, tally = counts.get((row.major, row.subject), (0, {}))
+        walks.add(tally, row.annotations)
+        counts[row.major, row.subject] = number + 1, tally
+    wrong = 0
+    kept = select(progress.c.major, progress.c.subject, progress.c.classifications, progress.c.tally)
+    for major, subject, classified, kept_tally in connection.execute(kept, execution_options={"yield_per": BLOCK}):
+        number, tally = counts.pop((major, subject), (0, {}))
+        wrong += classified != number or dict(kept_tally) != tally
+    known = {(row.major, row.pool): (row.total, row.open) for row in connection.execute(select(pools))}
+    found = counters.open_pools(connection)
+    wrong += sum(known.get(pool) != found.get(pool) for pool in {*known, *found})
+    live = select(table.volunteer, func.count()).where(table.counted.in_(LIVE)).group_by(table.volunteer)
+    by_volunteer: dict[int, int] = dict(connection.execute(live).all())
+    for id, number in connection.execute(select(volunteers.c.id, volunteers.c.count)):
+        wrong += number != by_volunteer.get(id, 0)
+    return wrong + len(counts)
+
+
+def repeated(connection: Connection, volunteer: int, other: int) -> list[tuple[Row[Any], Row[Any]]]:
+    """Return the pairs of counted classifications that two volunteers made of one subject, in order of arrival."""
+    mine = connection.execute(
+        select(classifications).where((classifications.c.volunteer == volunteer) & classifications.c.counted.in_(LIVE))
+    ).all()
+    places = [(row.major, row.subject) for row in mine]
+    theirs: dict[Place, Row[Any]] = {}
+    for start in range(0, len(places), BLOCK // 4):
+        query = select(classifications).where(
+            classifications.c.volunteer == other,
+            tuple_(classifications.c.major, classifications.c.subject).in_(places[start : start + BLOCK // 4]),
+            classifications.c.counted.in_(LIVE),
+        )
+        theirs |= {(row.major, row.subject): row for row in connection.execute(query)}
+    pairs = [(row, theirs[row.major, row.subject]) for row in mine if (row.major, row.subject) in theirs]
+    return [(a, b) if (a.received_at, a.id) <= (b.received_at, b.id) else (b, a) for a, b in pairs]

@@ -1,0 +1,202 @@
+"""The database behind the store: one thread writes, many read.
+
+Whatever is queued when the writer is free goes into one transaction, and is acknowledged after its commit: one
+fsync for all of them (group commit). On SQLite every write transaction is ``BEGIN IMMEDIATE`` in WAL mode with
+``synchronous=FULL``; PostgreSQL commits durably by default.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from greenpea.errors import GreenpeaError
+
+LARGEST_GROUP = 128  # jobs in a transaction: bounds how long the first of them waits
+ATTEMPTS = 5  # for a transaction that lost against another process
+# PostgreSQL: serialization failure, deadlock.
+LOST_A_RACE = {"40001", "40P01"}
+
+Single = Callable[[Connection], Any]
+Many = Callable[[Connection, Sequence[Any]], Sequence[Any]]
+
+
+def engine_for(url: str, write: bool) -> Engine:
+    """Return an engine for a SQLite or PostgreSQL URL; on SQLite one that only reads, unless ``write``."""
+    try:
+        place = make_url(url)
+    except ArgumentError as error:
+        raise GreenpeaError(
+            f"{url!r} is not a database's address: write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
+        ) from error
+    if place.drivername in ("postgresql", "postgres"):
+        place = place.set(drivername="postgresql+psycopg")
+    if place.get_backend_name() == "postgresql":
+        size = {"pool_size": 1, "max_overflow": 1} if write else {"pool_size": 8, "max_overflow": 16}
+        return create_engine(place, pool_pre_ping=True, **size)
+    if place.get_backend_name() != "sqlite":
+        raise GreenpeaError(f"the store runs on SQLite and PostgreSQL, not on {place.get_backend_name()}")
+    engine = create_engine(place, pool_size=1 if write else 16, max_overflow=0 if write else 32)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_immediate if write else _begin)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    connection.isolation_level = None  # transactions begin where the engine says, not where the driver guesses
+    cursor = connection.cursor()
+    for pragma in (
+        "busy_timeout = 30000",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "cache_size = -65536",
+        "temp_store = MEMORY",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+@dataclass
+class _Job:
+    """Something to write: one function alone, or one value for a function that takes many."""
+
+    function: Single | None
+    many: Many | None
+    value: Any
+    done: Future[Any]
+
+
+def text_of(value: str) -> str:
+    """Return text as both databases take it: PostgreSQL has no place for a NUL character."""
+    return value.replace("\x00", "")
+
+
+class Database:
+    """Two engines on one database, and the thread that writes."""
+
+    def __init__(self, url: str, group: bool = True) -> None:
+        self.reader, self.writer = engine_for(url, write=False), engine_for(url, write=True)
+        self.kind: str = self.writer.dialect.name
+        self.last_commit: datetime | None = None
+        self.group = group
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting, self._closed = threading.Lock(), False
+
+    # ---- reading -------------------------------------------------------------------------------
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Yield a connection on one consistent state of the database."""
+        with self.reader.connect() as connection:
+            yield connection
+
+    # ---- writing -------------------------------------------------------------------------------
+
+    def write(self, function: Single) -> Any:
+        """Run ``function(connection)`` in the next transaction; return its result after the commit."""
+        return self.submit(function).result()
+
+    def submit(self, function: Single) -> Future[Any]:
+        """Queue ``function(connection)``; the future is done after the commit."""
+        return self._put(_Job(function, None, None, Future()))
+
+    def submit_to(self, many: Many, value: Any) -> Future[Any]:
+        """Queue ``value`` for ``many(connection, values)``, which gets all that wait and returns a result for each."""
+        return self._put(_Job(None, many, value, Future()))
+
+    @property
+    def waiting(self) -> int:
+        """How many writes are queued."""
+        return self._jobs.qsize()
+
+    def close(self) -> None:
+        """Write what is queued, then let go of the database."""
+        with self._starting:
+            self._closed = True
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._jobs.put(None)
+            thread.join()
+        self.reader.dispose()
+        self.writer.dispose()
+
+    def _put(self, job: _Job) -> Future[Any]:
+        with self._starting:
+            if self._closed:
+                raise GreenpeaError("the store is closed")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="greenpea-writer", daemon=True)
+                self._thread.start()
+            self._jobs.put(job)
+        return job.done
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            jobs, stop = [job], False
+            while self.group and len(jobs) < LARGEST_GROUP and not self._jobs.empty():
+                if (another := self._jobs.get()) is None:
+                    stop = True
+                    break
+                jobs.append(another)
+            self._commit(jobs)
+            if stop:
+                return
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        """Run jobs in one transaction; if it cannot be, each in its own, so that none spoils another."""
+        try:
+            results = self._transaction(jobs)
+        except BaseException as error:  # whoever waits must hear of it, whatever it was
+            if len(jobs) == 1:
+                jobs[0].done.set_exception(error)
+            else:
+                for job in jobs:
+                    self._commit([job])
+            return
+        self.last_commit = datetime.now(UTC)
+        for job, result in zip(jobs, results, strict=True):
+            job.done.set_result(result)
+
+    def _transaction(self, jobs: list[_Job]) -> list[Any]:
+        for attempt in range(ATTEMPTS):
+            try:
+                with self.writer.begin() as connection:
+                    return _run(connection, jobs)
+            except DBAPIError as error:
+                if attempt == ATTEMPTS - 1 or getattr(error.orig, "sqlstate", None) not in LOST_A_RACE:
+                    raise
+        raise AssertionError("unreachable")
+
+
+def _run(connection: Connection, jobs: list[_Job]) -> list[Any]:
+    """Run what takes many values first: it locks rows in one order for everybody, so two processes do not deadlock."""
+    results: dict[int, Any] = {}
+    together: dict[Many, list[_Job]] = {}
+    for job in jobs:
+        if job.many is not None:
+            together.setdefault(job.many, []).append(job)
+    for many, some in together.items():
+        found = many(connection, [job.value for job in some])
+        results |= {id(job): result for job, result in zip(some, found, strict=True)}
+    results |= {id(job): job.function(connection) for job in jobs if job.function is not None}
+    return [results[id(job)] for job in jobs]

@@ -1,0 +1,77 @@
+"""Who a volunteer is, within a transaction: accounts that took over others, bans, counts, imported names."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
+
+from greenpea.store.schema import volunteers
+from greenpea.store.values import Role, Volunteer
+
+_FIELDS = [
+    "id",
+    "public",
+    "source",
+    "name",
+    "role",
+    "created_at",
+    "banned_at",
+    "language",
+    "credited",
+    "email",
+    "count",
+]
+COLUMNS = tuple(volunteers.c[name].label(f"volunteer_{name}") for name in _FIELDS)
+
+
+def volunteer_of(row: Row[Any]) -> Volunteer:
+    """Return the volunteer in a row that holds `COLUMNS`."""
+    values = {name: row._mapping[f"volunteer_{name}"] for name in _FIELDS}
+    return Volunteer(**values | {"role": Role(values["role"])})
+
+
+def follow(connection: Connection, ids: set[int] | list[int]) -> dict[int, int]:
+    """Return id → the id of the account it was merged into, or itself; unknown ids are left out."""
+    found: dict[int, int] = {}
+    asked = {id: id for id in ids}
+    while asked:
+        rows = connection.execute(
+            select(volunteers.c.id, volunteers.c.merged_into).where(volunteers.c.id.in_(sorted(set(asked.values()))))
+        )
+        into = {row.id: row.merged_into for row in rows}
+        found |= {first: now for first, now in asked.items() if now in into and into[now] is None}
+        asked = {first: into[now] for first, now in asked.items() if into.get(now) is not None}
+    return found
+
+
+def banned(connection: Connection, ids: set[int]) -> set[int]:
+    """Return those of the volunteers who are banned."""
+    query = select(volunteers.c.id).where(volunteers.c.id.in_(sorted(ids)) & volunteers.c.banned_at.is_not(None))
+    return set(connection.execute(query).scalars())
+
+
+def add_to_counts(connection: Connection, more: Mapping[int, int]) -> None:
+    """Add to how many classifications of volunteers count."""
+    values = [{"v": volunteer, "more": number} for volunteer, number in sorted(more.items()) if number]
+    if values:
+        statement = update(volunteers).where(volunteers.c.id == bindparam("v"))
+        connection.execute(statement.values(count=volunteers.c.count + bindparam("more")), values)
+
+
+def create(connection: Connection, now: datetime, **values: Any) -> int:
+    """Add a volunteer; return the id."""
+    values = {"public": str(uuid.uuid4()), "created_at": now} | values
+    return int(connection.execute(insert(volunteers).values(**values).returning(volunteers.c.id)).scalar_one())
+
+
+def imported(connection: Connection, sources: set[str], now: datetime) -> dict[str, int]:
+    """Return name at the source → volunteer's id; those who are new are added."""
+    query = select(volunteers.c.source, volunteers.c.id).where(volunteers.c.source.in_(sorted(sources)))
+    known: dict[str, int] = dict(connection.execute(query).all())
+    for source in sorted(sources - known.keys()):
+        known[source] = create(connection, now, source=source)
+    return known

@@ -1,0 +1,138 @@
+"""Ranks: what active-learning rounds publish to the queue, in small writes, and then by one switch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from greenpea.errors import GreenpeaError
+from greenpea.store import counters
+from greenpea.store.engine import Database
+from greenpea.store.schema import active_round, progress, ranks, rounds, subjects
+from greenpea.store.values import Round
+from greenpea.store.workflows import Workflows
+
+BLOCK = 1000  # ranks written in one transaction, so that no vote waits for more
+
+
+class Rounds:
+    """The rounds published, and which of them ranks the queue."""
+
+    def __init__(self, database: Database, workflows: Workflows) -> None:
+        self._database, self._workflows = database, workflows
+
+    def create(self, model: str, seed: int, settings: Mapping[str, Any], now: datetime) -> int:
+        """Begin a round for the active workflow; return its number. It ranks nothing until it is activated."""
+        major = self._workflows.active().major
+        values = {"major": major, "created_at": now, "model": model, "seed": seed, "settings": dict(settings)}
+        statement = insert(rounds).values(**values, complete=False).returning(rounds.c.id)
+        return int(self._database.write(lambda connection: connection.execute(statement).scalar_one()))
+
+    def publish(
+        self,
+        round: int,
+        ranked: Sequence[tuple[str, float]],
+        probabilities: Sequence[float] | None = None,
+    ) -> int:
+        """Write a round's ranks, best first, as (subject id, score); return how many.
+
+        ``probabilities`` of selection are recorded with each hand-out. Audit and gold subjects, retired ones and
+        strangers are left out. Interrupted, it is simply run again. Raises GreenpeaError for the active round.
+        """
+        if self.active() == round:
+            raise GreenpeaError(f"round {round} ranks the queue now: create a new one")
+        self._database.write(lambda connection: connection.execute(delete(ranks).where(ranks.c.round == round)))
+        chances = [None] * len(ranked) if probabilities is None else list(probabilities)
+        entries = iter(zip(ranked, chances, strict=True))
+        rank = 0
+        while block := list(islice(entries, BLOCK)):
+            rank += self._database.write(partial(_publish, round=round, block=block, rank=rank))
+        self._database.write(
+            lambda connection: connection.execute(update(rounds).where(rounds.c.id == round).values(complete=True))
+        )
+        return rank
+
+    def activate(self, round: int, now: datetime) -> None:
+        """Let a complete round rank the queue, from one moment to the next. An earlier one: a rollback."""
+        self._database.write(lambda connection: _activate(connection, round, now))
+
+    def active(self) -> int | None:
+        """Return the round that ranks the queue, or None."""
+        with self._database.read() as connection:
+            return connection.execute(select(active_round.c.round)).scalar_one_or_none()
+
+    def all(self) -> list[Round]:
+        """Return every round, newest first."""
+        size = select(func.count()).where(ranks.c.round == rounds.c.id).scalar_subquery()
+        with self._database.read() as connection:
+            active = connection.execute(select(active_round.c.round)).scalar_one_or_none()
+            rows = connection.execute(select(rounds, size.label("size")).order_by(rounds.c.id.desc())).all()
+        return [
+            Round(row.id, row.created_at, row.model, row.seed, row.settings, row.size, row.id == active) for row in rows
+        ]
+
+    def retire(self, reasons: Mapping[str, str], now: datetime) -> int:
+        """Retire subjects (id → reason) because votes and network know enough; return how many did.
+
+        Never an audit subject: those go to the full limit (they judge the network).
+        """
+
+        def retire(connection: Connection) -> int:
+            query = (
+                select(progress, subjects.c.subject_id)
+                .join(subjects, subjects.c.id == progress.c.subject)
+                .where(
+                    progress.c.major == self._workflows.active().major,
+                    subjects.c.subject_id.in_(list(reasons)),
+                    progress.c.pool == "main",
+                    progress.c.retired_at.is_(None),
+                )
+                .order_by(progress.c.subject)
+                .with_for_update(of=progress)
+            )
+            rows = connection.execute(query).all()
+            counters.retire(connection, [(row, reasons[row.subject_id]) for row in rows], now, "posterior")
+            return len(rows)
+
+        return int(self._database.write(retire))
+
+
+def _publish(
+    connection: Connection, round: int, block: Sequence[tuple[tuple[str, float], float | None]], rank: int
+) -> int:
+    major = connection.execute(select(rounds.c.major).where(rounds.c.id == round)).scalar_one()
+    found = dict(
+        connection.execute(
+            select(subjects.c.subject_id, subjects.c.id)
+            .join(progress, (progress.c.subject == subjects.c.id) & (progress.c.major == major))
+            .where(
+                subjects.c.subject_id.in_([subject for (subject, _), _ in block]),
+                subjects.c.pool == "main",
+                progress.c.retired_at.is_(None),
+            )
+            .with_for_update(of=progress)
+        ).all()
+    )
+    rows = [
+        {"round": round, "subject": found[subject], "score": float(score), "probability": chance, "open": True}
+        for (subject, score), chance in block
+        if subject in found
+    ]
+    if rows:
+        connection.execute(insert(ranks), [row | {"rank": rank + number} for number, row in enumerate(rows)])
+    return len(rows)
+
+
+def _activate(connection: Connection, round: int, now: datetime) -> None:
+    complete = connection.execute(select(rounds.c.complete).where(rounds.c.id == round)).scalar_one_or_none()
+    if not complete:
+        what = "is not complete: publish it first" if complete is not None else "does not exist"
+        raise GreenpeaError(f"round {round} {what}")
+    changed = connection.execute(update(active_round).where(active_round.c.id == 1).values(round=round, changed_at=now))
+    if not changed.rowcount:
+        connection.execute(insert(active_round).values(id=1, round=round, changed_at=now))
