@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from greenpea.cli import site
+from greenpea.cli.screen import console, plain, progress, say_next
 from greenpea.errors import GreenpeaError
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the commands that learn or predict pay for it
     from greenpea.calibration import Evaluation
     from greenpea.campaign import Judged
     from greenpea.creation import Imported
-    from greenpea.learning.model import Report
 
 app = typer.Typer(
     help="People and Bayesian networks classify images together: votes in, an honest posterior out.\n\n"
@@ -33,7 +29,6 @@ app = typer.Typer(
 )
 tree_app = typer.Typer(help="Decision trees: list, draw, check, import.", no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(tree_app, name="tree")
-console = Console()
 DEMO_SETTINGS = ("learning.epochs=36",)  # enough to show, on two cores in minutes; 'auto' learns a little more
 AFTER_TRAINING = ("learning.draws", "learning.seed", "learning.precision", "learning.accelerator")
 
@@ -50,37 +45,8 @@ def main() -> None:
     try:
         app()
     except GreenpeaError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/bold red] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]Error:[/bold red] {plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
-
-
-def _plain(text: object) -> str:
-    """Return text for rich to print as it is: a bracket in a file's name is not markup."""
-    return escape(str(text))
-
-
-def _next(command: str, folder: Path) -> None:
-    """Say what one would do next, ready to be pasted."""
-    console.print(f"Next: [bold]greenpea {command} {_plain(shlex.quote(str(folder)))}[/bold]", soft_wrap=True)
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """Show one bar per stage, with a few words beside it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[words]}"), console=console) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(stage: str, share: float, words: str) -> None:
-            if stage not in tasks:
-                for task in tasks.values():
-                    bars.update(task, completed=1.0)
-                tasks[stage] = bars.add_task(stage, total=1.0, words=words)
-            bars.update(tasks[stage], completed=share, words=words)
-
-        yield report
-        for task in tasks.values():
-            bars.update(task, completed=1.0)
 
 
 # ---- making a campaign -------------------------------------------------------------------------------
@@ -110,23 +76,23 @@ def init(
     """
     from greenpea.creation import create
 
-    with _progress() as report:
+    with progress() as report:
         report("reading subjects and votes", 0.0, "")
         campaign, imported = create(folder, tree, subjects, votes, id_column, image_column, sets or [])
     _show_import(folder, imported)
     size = campaign.settings.images.size
-    console.print(f"Images are prepared at {size} × {size} pixels; settings are in {_plain(folder / 'campaign.toml')}.")
+    console.print(f"Images are prepared at {size} × {size} pixels; settings are in {plain(folder / 'campaign.toml')}.")
     if imported.with_votes:
-        _next("train", folder)
+        say_next("train", folder)
 
 
 def _show_import(folder: Path, imported: Imported) -> None:
     console.print(
-        f"[bold]{_plain(folder)}[/bold]: {imported.subjects:,} subjects, {imported.with_votes:,} of them with "
+        f"[bold]{plain(folder)}[/bold]: {imported.subjects:,} subjects, {imported.with_votes:,} of them with "
         f"{imported.votes:,} replies of volunteers."
     )
     if imported.note:
-        console.print(f"Note: {_plain(imported.note)}")
+        console.print(f"Note: {plain(imported.note)}")
     if imported.strangers:
         console.print(
             f"[yellow]{imported.strangers:,} rows of votes are on subjects that are not here: left out.[/yellow]"
@@ -165,11 +131,11 @@ def simulate(
     """
     from greenpea.creation import simulate as make
 
-    with _progress() as report:
+    with progress() as report:
         _, imported = make(folder, subjects, votes, size, seed, report)
     _show_import(folder, imported)
-    console.print(f"The images are in {_plain(folder / 'images')}, the truth in {_plain(folder / 'truth.parquet')}.")
-    _next("train", folder)
+    console.print(f"The images are in {plain(folder / 'images')}, the truth in {plain(folder / 'truth.parquet')}.")
+    say_next("train", folder)
 
 
 # ---- learning ----------------------------------------------------------------------------------------
@@ -200,7 +166,7 @@ def train(
     from greenpea.campaign import Campaign
 
     campaign = Campaign.open(folder, sets or [])
-    with _progress() as report:
+    with progress() as report:
         run, model = campaign.train(start, report)
     told = model.facts["subjects"]
     console.print(
@@ -208,9 +174,9 @@ def train(
         f"{'an up' if model.facts['orientation'] == 'upright' else 'no up: every rotation was used'}."
     )
     _show_unreadable(model.facts["unreadable"])
-    console.print(f"The model is in [bold]{_plain(run)}[/bold].")
-    _next("evaluate", folder)
-    _next("predict", folder)
+    console.print(f"The model is in [bold]{plain(run)}[/bold].")
+    say_next("evaluate", folder)
+    say_next("predict", folder)
 
 
 def _show_unreadable(unreadable: list[list[str]]) -> None:
@@ -218,7 +184,7 @@ def _show_unreadable(unreadable: list[list[str]]) -> None:
         return
     console.print(f"[yellow]{len(unreadable):,} images could not be read and were left out:[/yellow]")
     for subject, reason in unreadable[:5]:
-        console.print(f"  {_plain(subject)}: {_plain(reason)}", highlight=False)
+        console.print(f"  {plain(subject)}: {plain(reason)}", highlight=False)
     if len(unreadable) > 5:
         console.print(f"  … and {len(unreadable) - 5:,} more")
 
@@ -251,14 +217,14 @@ def predict(
     _refuse_training_settings(sets)
     campaign = Campaign.open(folder, sets or [])
     others = SubjectSet.open(subjects, id_column, image_column) if subjects else None
-    with _progress() as report:
+    with progress() as report:
         done = campaign.predict(out, others, draws, model, report)
     _show_unreadable([[one.subject_id, one.reason] for one in done.unreadable])
     if done.unreadable:
-        console.print(f"All of them are listed in {_plain(out.with_suffix('.unreadable.csv'))}.")
-    console.print(f"The catalogue of {done.subjects:,} subjects is in [bold]{_plain(done.out)}[/bold].")
+        console.print(f"All of them are listed in {plain(out.with_suffix('.unreadable.csv'))}.")
+    console.print(f"The catalogue of {done.subjects:,} subjects is in [bold]{plain(done.out)}[/bold].")
     if draws:
-        console.print(f"The draws are in [bold]{_plain(draws)}[/bold].")
+        console.print(f"The draws are in [bold]{plain(draws)}[/bold].")
 
 
 @app.command()
@@ -298,7 +264,7 @@ def evaluate(
     if folds is None:
         _refuse_training_settings(sets)
     campaign = Campaign.open(folder, sets or [])
-    with _progress() as report:
+    with progress() as report:
         if folds is None:
             judged = campaign.evaluate(votes, subjects, model, report, id_column, image_column)
         else:
@@ -306,7 +272,7 @@ def evaluate(
         report("report", 0.0, "")
         page = write_report(campaign, judged, out or folder / "report.html", json_file)
     _show_scores(judged)
-    console.print(f"The report is in [bold]{_plain(page)}[/bold].")
+    console.print(f"The report is in [bold]{plain(page)}[/bold].")
 
 
 def _show_scores(judged: Judged) -> None:
@@ -383,7 +349,7 @@ def info(
     campaign = Campaign.open(folder)
     table = Table(show_header=False, box=None)
     for key, value in campaign.summary().items():
-        table.add_row(f"[bold]{key}[/bold]", _plain(value))
+        table.add_row(f"[bold]{key}[/bold]", plain(value))
     console.print(table)
 
 
@@ -405,15 +371,15 @@ def demo(
     from greenpea.creation import simulate as make
 
     if not (folder / "campaign.toml").is_file():
-        with _progress() as report:
+        with progress() as report:
             make(folder, subjects, 40, 64, 0, report, DEMO_SETTINGS)
     else:
         console.print(f"{folder} is there already: going on with it.")
     campaign = Campaign.open(folder, sets or [])
     if not campaign.runs:
-        with _progress() as report:
+        with progress() as report:
             campaign.train(report=report)
-    with _progress() as report:
+    with progress() as report:
         campaign.predict(folder / "catalogue.parquet", report=report)
         judged = campaign.evaluate(report=report)
         page = write_report(campaign, judged, folder / "report.html")
@@ -425,7 +391,7 @@ def demo(
         folder / "images": "the galaxies",
         folder / "campaign.toml": "the settings, with comments",
     }.items():
-        console.print(f"  [bold]{_plain(path)}[/bold]: {words}")
+        console.print(f"  [bold]{plain(path)}[/bold]: {words}")
 
 
 # ---- trees -------------------------------------------------------------------------------------------
@@ -501,14 +467,16 @@ def tree_import(
     chosen = workflow_versions(file, workflow=workflow, version=version)[-1]
     errors = Console(stderr=True)
     for left in (*chosen.unreachable, *chosen.skipped):
-        errors.print(f"[yellow]Left out: {_plain(f'{left.task} ({left.text}): {left.reason}')}[/yellow]")
+        errors.print(f"[yellow]Left out: {plain(f'{left.task} ({left.text}): {left.reason}')}[/yellow]")
     if out is None:
         print(chosen.tree.to_json(), end="")
         return
     with replacing(out) as temporary:
         temporary.write_text(chosen.tree.to_json(), encoding="utf-8")
-    console.print(f"Version {chosen.version} is in [bold]{_plain(out)}[/bold]: greenpea tree show {out}")
+    console.print(f"Version {chosen.version} is in [bold]{plain(out)}[/bold]: greenpea tree show {out}")
 
+
+site.add_to(app)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,1 @@
+"""The site: volunteers classify, the team watches and exports. Never imports torch."""
