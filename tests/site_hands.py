@@ -148,8 +148,11 @@ def _binary(name: str) -> str | None:
 
 
 @contextmanager
-def postgres_server() -> Iterator[str | None]:
-    """Yield the URL of a PostgreSQL server: the one in GREENPEA_TEST_POSTGRES, else a temporary one; None: no server."""
+def postgres_server(durable: bool = False) -> Iterator[str | None]:
+    """Yield the URL of a PostgreSQL server: that of GREENPEA_TEST_POSTGRES, else a temporary one; None: there is none.
+
+    ``durable``: whether the temporary one waits for the disk, as a server of use does.
+    """
     if given := os.environ.get("GREENPEA_TEST_POSTGRES"):
         yield given
         return
@@ -166,7 +169,8 @@ def postgres_server() -> Iterator[str | None]:
         data, port = Path(folder) / "data", free_port()
         made = [initdb, "-D", str(data), "-U", "greenpea", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"]
         subprocess.run(made, check=True, capture_output=True, cwd=folder, **who)
-        options = ["-p", str(port), "-k", folder, "-h", "127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"]
+        options = ["-p", str(port), "-k", folder, "-h", "127.0.0.1", "-c", "max_connections=200"]
+        options += [] if durable else ["-c", "fsync=off"]
         with (Path(folder) / "log").open("wb") as log:
             process = subprocess.Popen([server, "-D", str(data), *options], stdout=log, stderr=log, cwd=folder, **who)
             try:

@@ -24,7 +24,7 @@ QUICK = ["--set", "learning.epochs=3", "--set", "learning.width=8", "--set", "le
 
 def greenpea(*words: object, fails: bool = False) -> str:
     """Run the real command line in a process of its own; return what it printed, in one line."""
-    command = [sys.executable, "-m", "greenpea.cli", *map(str, words)]
+    command = [sys.executable, "-m", "greenpea", *map(str, words)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**_environment(), "COLUMNS": "200"}
     )

@@ -836,6 +836,7 @@ def test_pages_speak_the_language_asked_for(lively: Place, page: Any) -> None:
 
 LOCALES = Path(__file__).parent.parent / "src" / "greenpea" / "site" / "locales"
 ROOM = Path(__file__).parent.parent / "src" / "greenpea" / "site"
+CALLS = (r'\bt\("([^"]+)"', r"\bt\('([^']+)'")
 OURS = ("base", "home", "classify", "form", "tutorial", "guide", "finds", "about", "error")
 
 
@@ -846,10 +847,11 @@ def test_every_text_of_these_pages_is_translated(language: str) -> None:
 
     templates = [(ROOM / "templates" / f"{name}.html").read_text(encoding="utf-8") for name in OURS]
     sources = [*templates, (ROOM / "classify.py").read_text(encoding="utf-8")]
-    texts = {text for source in sources for text in re.findall(r"""\bt\("([^"]+)"[),]""", source)} | set(WORDS)
+    texts = {text for source in sources for pattern in CALLS for text in re.findall(pattern, source)} | set(WORDS)
     known = translations(language)
     assert sorted(texts - set(known)) == []
     for text in texts:
+        assert known[text].strip()
         assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", known[text])), text
 
 

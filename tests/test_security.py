@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import update
 from starlette.testclient import TestClient
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from greenpea.errors import GreenpeaError
 from greenpea.site import identity, limits, security
 from greenpea.store import Role
+from greenpea.store.schema import volunteers
 from test_accounts import account, member
 from visitors import PASSWORD, Place, Visitor, place
 
@@ -225,9 +228,8 @@ def test_made_up_cookies_are_strangers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("host", "counted"),
-    [("192.0.2.1", "192.0.2.1"), ("2001:db8:1:2:3::9", "2001:db8:1:2::/64"), ("::ffff:192.0.2.1", "::ffff:192.0.2.1"),
-     ("testclient", "testclient")],
-)  # fmt: skip
+    [("192.0.2.1", "192.0.2.1"), ("2001:db8:1:2:3::9", "2001:db8:1:2::/64"), ("testclient", "testclient")],
+)
 def test_addresses_are_counted_by_network(host: str, counted: str) -> None:
     request = security.Request({"type": "http", "client": (host, 1), "headers": []})
     assert limits.address_of(request) == counted
@@ -255,39 +257,57 @@ def test_a_body_that_says_it_is_too_large_is_not_read(site: Place) -> None:
     assert (answer.status_code, answer.json()) == (413, {"detail": security.ERRORS[413][1]})
 
 
-def chunked(app: FastAPI, path: str, chunks: int, kind: str, **headers: str) -> tuple[int, int, str]:
-    """Send a body in chunks of 64 KiB without saying how long it is; return the status, how many were read, the text."""
-    import asyncio
-
+def chunked(
+    app: FastAPI, path: str, first: bytes, kind: str, chunks: int = 1000, **headers: str
+) -> tuple[int, int, str]:
+    """Send a body in chunks of 64 KiB without its length; return the status, how many were read, the text."""
     read, sent = 0, []
 
     async def receive() -> dict[str, Any]:
         nonlocal read
         read += 1
-        return {"type": "http.request", "body": b"a" * 65536, "more_body": read < chunks}
+        return {"type": "http.request", "body": first if read == 1 else b"a" * 65536, "more_body": read < chunks}
 
     async def send(message: Any) -> None:
         sent.append(message)
 
     pairs = {"host": "testserver", "content-type": kind, "transfer-encoding": "chunked"} | headers
     scope = {
-        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
-        "scheme": "http", "server": ("testserver", 80), "client": ("192.0.2.1", 1), "http_version": "1.1", "asgi": {"version": "3.0"},
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "server": ("testserver", 80),
+        "client": ("192.0.2.1", 1),
+        "http_version": "1.1",
         "headers": [(name.encode(), value.encode()) for name, value in pairs.items()],
-    }  # fmt: skip
+    }
     asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
     body = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], read, body.decode()
 
 
+PART = b'--zz\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+FIELD = b'--zz\r\nContent-Disposition: form-data; name="current"\r\n\r\n'
+
+
 @pytest.mark.parametrize(
-    ("path", "kind"),
-    [("/sign-in", "application/x-www-form-urlencoded"), ("/api/v1/next", "application/json"),
-     ("/me/settings", "multipart/form-data; boundary=aaaa"), ("/team/workflow", "multipart/form-data; boundary=zz")],
-)  # fmt: skip
-def test_a_body_that_does_not_say_how_long_it_is_ends_at_the_limit(site: Place, path: str, kind: str) -> None:
-    status, read, text = chunked(site.app, path, 1000, kind)
-    assert status == 413
+    ("path", "first", "kind"),
+    [
+        ("/sign-in", b"name=", "application/x-www-form-urlencoded"),
+        ("/api/v1/sessions", b'{"name": "', "application/json"),
+        ("/sign-out", PART, "multipart/form-data; boundary=zz"),
+        ("/sign-out", FIELD, "multipart/form-data; boundary=zz"),
+    ],
+)
+def test_a_body_that_does_not_say_how_long_it_is_ends_at_the_limit(
+    site: Place, path: str, first: bytes, kind: str
+) -> None:
+    status, read, text = chunked(site.app, path, first, kind)
+    assert status in (400, 413)  # 400: one field alone has a limit as well
     assert read <= security.BODY // 65536 + 2
     assert "Traceback" not in text
 
@@ -295,14 +315,14 @@ def test_a_body_that_does_not_say_how_long_it_is_ends_at_the_limit(site: Place, 
 def test_only_the_team_may_upload_more(site: Place) -> None:
     ada, rosa = member(site), member(site, "Rosa", Role.SCIENTIST)
     content = b"x" * (security.BODY + 1)
-    assert ada.client.post("/team/workflow", content=content).status_code == 413
-    assert rosa.client.post("/team/workflow", content=content).status_code != 413
+    assert ada.client.post("/team/workflow/preview", content=content).status_code == 413
+    assert rosa.client.post("/team/workflow/preview", content=content).status_code != 413
     assert rosa.client.post("/sign-in", content=content).status_code == 413
 
 
 @pytest.mark.parametrize("length", ["-1", "1e9", "", "99999999999999999999999"])
 def test_an_odd_content_length_breaks_nothing(site: Place, length: str) -> None:
-    status, _, _ = chunked(site.app, "/api/v1/next", 2, "application/json", **{"content-length": length})
+    status, _, _ = chunked(site.app, "/api/v1/next", b"{", "application/json", 2, **{"content-length": length})
     assert 400 <= status < 500
 
 
@@ -346,7 +366,10 @@ def test_the_nonce_is_new_every_time(site: Place) -> None:
     assert len({found[1] for found in nonces if found}) == 5
 
 
-@pytest.mark.parametrize(("trusted", "scheme", "secure"), [("192.0.2.1", "https", True), ("192.0.2.1", "http", False), ("192.0.2.9", "https", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("trusted", "scheme", "secure"),
+    [("192.0.2.1", "https", True), ("192.0.2.1", "http", False), ("192.0.2.9", "https", False)],
+)
 def test_cookies_behind_a_proxy(site: Place, trusted: str, scheme: str, secure: bool) -> None:
     site.store.people.sign_up("Ada", PASSWORD, site.clock())
     wrapped = ProxyHeadersMiddleware(site.app, trusted)  # type: ignore[arg-type]
@@ -418,10 +441,20 @@ def test_faults_of_a_person_are_pages_for_browsers_and_json_for_scripts(site: Pl
     assert "Hier ist nichts" in german.text
 
 
-@pytest.mark.parametrize("body", ['{"name": "\\ud800", "password": "\\ud800"}', '{"name": NaN}', '{"\\ud800": 1}', "[" * 5000, "\x00", '{"name": "a\\u0000", "password": "aaaaaaaaaa"}'])  # fmt: skip
+ODD_JSON = [
+    '{"name": "\\ud800", "password": "\\ud800"}',
+    '{"name": "a\\u0000", "password": "aaaaaaaaaa"}',
+    '{"name": NaN}',
+    '{"\\ud800": 1}',
+    "[" * 5000,
+    "\x00",
+]
+
+
+@pytest.mark.parametrize("body", ODD_JSON)
 def test_odd_json_is_refused_and_not_said_back(site: Place, body: str) -> None:
     answer = site.visitor().client.post("/api/v1/sessions", content=body, headers={"content-type": "application/json"})
-    assert answer.status_code in (401, 422)
+    assert answer.status_code in (400, 401, 422)
     json.loads(answer.text)
     assert '"input"' not in answer.text
 
@@ -429,11 +462,27 @@ def test_odd_json_is_refused_and_not_said_back(site: Place, body: str) -> None:
 # ---- odd paths ----
 
 TRAVERSALS = [
-    "../../../etc/passwd", "..%2f..%2f..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd", "..%5c..%5cetc%5cpasswd",
-    "....//....//etc/passwd", "%2fetc%2fpasswd", "%00", "store.sqlite", "..%2fstore.sqlite", "..%252f..%252fstore.sqlite",
-    "file:%2f%2f%2fetc%2fpasswd", "campaign.toml", "-1", "99999999999999999999999", "1e9", "%ff", "%E2%80%AE", "a" * 3000,
-    "'%20OR%201=1--", "%3Cscript%3Ealert(1)%3C%2Fscript%3E",
-]  # fmt: skip
+    "../../../etc/passwd",
+    "..%2f..%2f..%2f..%2fetc%2fpasswd",
+    "%2e%2e/%2e%2e/etc/passwd",
+    "..%5c..%5cetc%5cpasswd",
+    "....//....//etc/passwd",
+    "%2fetc%2fpasswd",
+    "file:%2f%2f%2fetc%2fpasswd",
+    "store.sqlite",
+    "..%2fstore.sqlite",
+    "..%252f..%252fstore.sqlite",
+    "campaign.toml",
+    "%00",
+    "%ff",
+    "%E2%80%AE",
+    "-1",
+    "1e9",
+    "99999999999999999999999",
+    "a" * 3000,
+    "'%20OR%201=1--",
+    "%3Cscript%3Ealert(1)%3C%2Fscript%3E",
+]
 
 
 def test_no_path_parameter_reaches_a_file_or_breaks(site: Place) -> None:
@@ -445,15 +494,39 @@ def test_no_path_parameter_reaches_a_file_or_breaks(site: Place) -> None:
             assert answer.status_code < 500, (path, attempt)
             assert b"root:" not in answer.content, (path, attempt)
             assert b"SQLite format" not in answer.content, (path, attempt)
-            assert b"<script>alert" not in answer.content, (path, attempt)
+            if answer.headers.get("content-type", "").startswith("text/html"):
+                assert "<script>alert" not in answer.text, (path, attempt)
+
+
+@pytest.mark.parametrize("host", ["[", "a/b", "a@b", "a b", "évil", 'a"><b>', "a:b", "a?x", "[::1", "a" * 70000 + "/"])
+def test_an_odd_host_is_refused(site: Place, host: str) -> None:
+    answer = site.visitor().client.get("/credits", headers={b"host": host.encode()})
+    assert answer.status_code == 400
+    assert "content-security-policy" in answer.headers
+
+
+@pytest.mark.parametrize("host", ["example.org", "example.org:8000", "[2001:db8::1]:80", "my_host", "192.0.2.1"])
+def test_a_sound_host_is_not(site: Place, host: str) -> None:
+    assert site.visitor().client.get("/credits", headers={"host": host}).status_code == 200
 
 
 # ---- markup and SQL in every field ----
 
 HOSTILE = [
-    "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "'; DROP TABLE volunteers; --", "' OR '1'='1", "{{ 7*7 }}",
-    "%s%n", "\x00", "\u202e", "a\r\nset-cookie: x=y", "😀" * 200, "javascript:alert(1)", "\ufffe",
-]  # fmt: skip
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'; DROP TABLE volunteers; --",
+    "' OR '1'='1",
+    "{{ 7*7 }}",
+    "%s%n",
+    "{name}",
+    "\x00",
+    "\u202e",
+    "\ufffe",
+    "a\r\nset-cookie: x=y",
+    "😀" * 200,
+    "javascript:alert(1)",
+]
 
 
 class Outline(HTMLParser):
@@ -504,8 +577,8 @@ def test_hostile_text_in_every_field_of_every_form(site: Place, text: str) -> No
 @pytest.mark.parametrize("name", ["<b>x</b>", "a'b", 'a"b', "Ada & Co", "O'Neil; DROP TABLE volunteers"])
 def test_names_are_shown_as_text(site: Place, name: str) -> None:
     site.store.people.sign_up("Plain", PASSWORD, site.clock())
-    with site.store.database.engine.begin() as connection:  # as an import or an older version may have left it
-        connection.exec_driver_sql("UPDATE volunteers SET name = ?, count = 1 WHERE name = 'Plain'", (name,))
+    changed = update(volunteers).where(volunteers.c.name == "Plain").values(name=name, count=1)
+    site.store.database.write(lambda connection: connection.execute(changed))  # as an import may have left it
     visitor = site.visitor()
     visitor.sign_in("Plain")
     for page in ("/credits", "/me", "/me/settings"):

@@ -69,7 +69,9 @@ def place(folder: Path, subjects: int = 6, **settings: Any) -> Iterator[Place]:
     """Open a site for the length of a test; passwords are hashed in haste."""
     made = Place(folder, subjects, **settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(people, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+        patch.setattr(people, "_hasher", hasher)
+        patch.setattr(people, "_NOBODY", hasher.hash("nobody"))
         yield made
     made.store.close()
 

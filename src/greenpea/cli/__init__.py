@@ -477,6 +477,3 @@ def tree_import(
 
 
 site.add_to(app)
-
-if __name__ == "__main__":
-    main()

@@ -40,7 +40,6 @@ PICTURES = {
 
 # What the classify page's script says; it is told the texts in the reader's language.
 WORDS = (
-    "Question {number}",
     "{count} classified in this session",
     "All sent",
     "1 classification waits to be sent",
@@ -58,7 +57,6 @@ WORDS = (
     "The team has paused your account, so nothing can be sent. What you did stays on this device.",
     "This device cannot keep classifications while offline: stay connected until all are sent.",
     "Nothing to take back.",
-    "Sent from another tab",
     "Zoom {percent} %",
     "{question}: you said {yours}, the experts {theirs}",
     "nothing of these",
@@ -242,7 +240,8 @@ async def step(request: Request, someone: Someone) -> HTMLResponse:
             return await run_in_threadpool(_aside, request, someone, version, under_way, fields)
         return await _answered(request, someone, version, under_way, fields.get("answer", []))
     except GreenpeaError as error:
-        words = f"{translator(_language(request, someone))('This could not be taken:')} {error}"
+        t = translator(_language(request, someone))
+        words = f"{t('This could not be taken:')} {error}"
         return await run_in_threadpool(_fresh, request, someone, error=words, status=422)
 
 
@@ -280,8 +279,9 @@ def _new(done: Pass, request: Request) -> NewClassification:
 def _thanks(request: Request, someone: Volunteer, version: Version, done: Pass, receipt: Receipt) -> dict[str, Any]:
     """Return what the page after a classification says of it: feedback where the answer was known, and undo."""
     language = _language(request, someone)
+    t = translator(language)
     known = receipt.gold and feedback(version.workflow, done.annotations, receipt.gold, language)
-    notice = None if known else translator(language)("Thank you! Your classification is stored.")
+    notice = None if known else t("Thank you! Your classification is stored.")
     return {
         "notice": notice,
         "judged": known and judged(version.workflow.tree, known, done, language),
@@ -352,7 +352,8 @@ def _uuid(fields: Mapping[str, Sequence[str]], name: str) -> str:
 def _fresh(request: Request, someone: Volunteer, status: int = 200, **values: Any) -> HTMLResponse:
     """Show the next subject's first question, or say that there is none."""
     site = site_of(request)
-    handouts = [] if someone.banned_at else site.store.queue.next(someone.id, 1, site.clock())
+    # The form holds nothing but what it shows: an image left unanswered comes again before another.
+    handouts = [] if someone.banned_at else site.store.queue.next(someone.id, 1, site.clock(), holding=())
     if not handouts:
         values = {"notice": None, "error": None, "judged": None, "previous": None} | values
         return page(request, "form.html", someone, status, question=None, **values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from datetime import timedelta
@@ -44,6 +45,8 @@ from greenpea.store.people import name_key
 CSRF = "greenpea_csrf"
 BODY = 2**20  # bytes that anybody may send
 UPLOAD = 2**29  # bytes that the team may upload: a campaign's whole export
+
+HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+])?(?::\d{1,5})?", re.ASCII)
 
 POLICY = (
     "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self'; img-src 'self' data: blob:; "
@@ -99,6 +102,8 @@ class Guard:
         request = Request(scope)
         request.state.nonce = secrets.token_urlsafe(16)
         answer = _Answer(request, send)
+        if not HOST.fullmatch(request.headers.get("host", "")):
+            return await Response("The Host header names no host.", 400)(scope, receive, answer)
         try:
             await self._pass(request, receive, answer)
         except Exception:

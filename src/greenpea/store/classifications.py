@@ -237,42 +237,34 @@ class _Taking:
         self, connection: Connection, parsed: dict[int, Workflow], arrived: Sequence[Submission], complete: bool = True
     ) -> None:
         self.connection, self.parsed, self.arrived, self.complete = connection, parsed, arrived, complete
-        ids = {one.version for one in arrived}
-        self.majors: dict[int, int] = dict(
-            connection.execute(select(versions.c.id, versions.c.major).where(versions.c.id.in_(ids))).all()
-        )
+        self.majors = self._majors({one.version for one in arrived})
         self.rules = rules_of(connection, parsed, set(self.majors.values()))
         # Locked before anything is decided, in one order for everybody: what is read next stays true.
         self.counters = _locked(connection, {(self.majors.get(one.version, 0), one.subject) for one in arrived})
-        self.volunteers = identities.follow(connection, {one.volunteer for one in arrived})
-        self.banned = identities.banned(connection, set(self.volunteers.values()))
+        who = identities.whereabouts(connection, {one.volunteer for one in arrived})
+        self.volunteers = {id: now for id, (now, _) in who.items()}
+        self.banned = {now for now, banned in who.values() if banned}
         self.stored = self._stored({one.uuid for one in arrived})
         self.live = self._live()
         self.new: list[dict[str, Any]] = []
         self.more: dict[int, int] = {}  # volunteer → classifications that count
 
+    def _majors(self, ids: set[int]) -> dict[int, int]:
+        rows = self.connection.execute(MAJORS, {"ids": sorted(ids)})
+        return {row.id: row.major for row in rows}
+
     def _stored(self, ids: set[str]) -> dict[str, tuple[int, int, str, bool]]:
-        table = classifications.c
-        rows = self.connection.execute(
-            select(table.uuid, table.volunteer, table.subject, table.counted, table.after_retirement).where(
-                table.uuid.in_(ids)
-            )
-        )
+        rows = self.connection.execute(STORED, {"ids": sorted(ids)})
         return {row.uuid: (row.volunteer, row.subject, row.counted, row.after_retirement) for row in rows}
 
     def _live(self) -> set[tuple[int, int, int]]:
         """Return (volunteer, major, subject) where a classification is counted already."""
-        table = classifications.c
         wanted = {
             (self.volunteers[one.volunteer], self.majors[one.version], one.subject)
             for one in self.arrived
             if one.volunteer in self.volunteers and one.version in self.majors
         }
-        rows = self.connection.execute(
-            select(table.volunteer, table.major, table.subject).where(
-                tuple_(table.volunteer, table.major, table.subject).in_(sorted(wanted)), table.counted.in_(LIVE)
-            )
-        )
+        rows = self.connection.execute(LIVE_ONES, {"wanted": sorted(wanted)})
         return {(volunteer, major, subject) for volunteer, major, subject in rows}
 
     def take(self, arrived: Sequence[tuple[Submission, datetime]]) -> list[Receipt]:
@@ -343,26 +335,20 @@ class _Taking:
 
     def _write(self, arrived: Sequence[Submission], now: datetime | None) -> None:
         if self.new:
-            self.connection.execute(insert(classifications), self.new)
+            self.connection.execute(INSERT, self.new)
         changed = [counter for _, counter in sorted(self.counters.items()) if counter.changed]
         _save(self.connection, changed)
         counters.open_or_close(self.connection, [counter for counter in changed if counter.closed], -1)
         if closed := sorted({one.handout for one in arrived if one.handout is not None}):
-            self.connection.execute(update(handouts).where(handouts.c.id.in_(closed)).values(closed_at=now))
+            self.connection.execute(CLOSE, {"ids": closed, "at": now})
         identities.add_to_counts(self.connection, self.more)
 
 
 def _locked(connection: Connection, places: set[Place]) -> dict[Place, _Counter]:
     """Return the counters of (major, subject) pairs, locked until the transaction ends."""
-    query = (
-        select(progress, subjects.c.gold)
-        .join(subjects, subjects.c.id == progress.c.subject)
-        .where(
-            progress.c.major.in_(sorted({major for major, _ in places})),
-            progress.c.subject.in_(sorted({subject for _, subject in places})),
-        )
-        .order_by(progress.c.major, progress.c.subject)
-        .with_for_update(of=progress)
+    rows = connection.execute(
+        LOCKED,
+        {"majors": sorted({major for major, _ in places}), "subjects": sorted({subject for _, subject in places})},
     )
     return {
         (row.major, row.subject): _Counter(
@@ -376,10 +362,37 @@ def _locked(connection: Connection, places: set[Place]) -> dict[Place, _Counter]
             row.reason,
             row.retired_by,
         )
-        for row in connection.execute(query)
+        for row in rows
     }
 
 
+# Made once: to build a statement costs as much as to run it.
+MAJORS = select(versions.c.id, versions.c.major).where(versions.c.id.in_(bindparam("ids", expanding=True)))
+STORED = select(
+    classifications.c.uuid,
+    classifications.c.volunteer,
+    classifications.c.subject,
+    classifications.c.counted,
+    classifications.c.after_retirement,
+).where(classifications.c.uuid.in_(bindparam("ids", expanding=True)))
+LIVE_ONES = select(classifications.c.volunteer, classifications.c.major, classifications.c.subject).where(
+    tuple_(classifications.c.volunteer, classifications.c.major, classifications.c.subject).in_(
+        bindparam("wanted", expanding=True)
+    ),
+    classifications.c.counted.in_(LIVE),
+)
+LOCKED = (
+    select(progress, subjects.c.gold)
+    .join(subjects, subjects.c.id == progress.c.subject)
+    .where(
+        progress.c.major.in_(bindparam("majors", expanding=True)),
+        progress.c.subject.in_(bindparam("subjects", expanding=True)),
+    )
+    .order_by(progress.c.major, progress.c.subject)
+    .with_for_update(of=progress)
+)
+INSERT = insert(classifications)
+CLOSE = update(handouts).where(handouts.c.id.in_(bindparam("ids", expanding=True))).values(closed_at=bindparam("at"))
 SAVE = (
     update(progress)
     .where((progress.c.major == bindparam("m")) & (progress.c.subject == bindparam("s")))

@@ -39,7 +39,7 @@ class Finds:
                     raise GreenpeaError("this id belongs to another comment: make a new one")
                 return
             known = connection.execute(select(subjects.c.id).where(subjects.c.id == subject)).first()
-            if who is None or known is None or identities.banned(connection, {who}):
+            if who is None or known is None or identities.whereabouts(connection, [who])[who][1]:
                 raise GreenpeaError("this comment cannot be taken: the subject or the volunteer is not known here")
             values = {"uuid": uuid, "volunteer": who, "subject": subject, "comment": text_of(comment).strip()}
             connection.execute(insert(finds).values(**values, created_at=now, hidden=False))

@@ -36,30 +36,26 @@ def volunteer_of(row: Row[Any]) -> Volunteer:
 
 def follow(connection: Connection, ids: set[int] | list[int]) -> dict[int, int]:
     """Return id → the id of the account it was merged into, or itself; unknown ids are left out."""
-    found: dict[int, int] = {}
+    return {id: now for id, (now, _) in whereabouts(connection, ids).items()}
+
+
+def whereabouts(connection: Connection, ids: set[int] | list[int]) -> dict[int, tuple[int, bool]]:
+    """Return id → (the id of the account it was merged into, or itself; whether that is banned)."""
+    found: dict[int, tuple[int, bool]] = {}
     asked = {id: id for id in ids}
     while asked:
-        rows = connection.execute(
-            select(volunteers.c.id, volunteers.c.merged_into).where(volunteers.c.id.in_(sorted(set(asked.values()))))
-        )
-        into = {row.id: row.merged_into for row in rows}
-        found |= {first: now for first, now in asked.items() if now in into and into[now] is None}
-        asked = {first: into[now] for first, now in asked.items() if into.get(now) is not None}
+        rows = connection.execute(WHEREABOUTS, {"ids": sorted(set(asked.values()))})
+        into = {row.id: (row.merged_into, row.banned_at is not None) for row in rows}
+        found |= {first: (now, into[now][1]) for first, now in asked.items() if now in into and into[now][0] is None}
+        asked = {first: into[now][0] for first, now in asked.items() if now in into and into[now][0] is not None}
     return found
-
-
-def banned(connection: Connection, ids: set[int]) -> set[int]:
-    """Return those of the volunteers who are banned."""
-    query = select(volunteers.c.id).where(volunteers.c.id.in_(sorted(ids)) & volunteers.c.banned_at.is_not(None))
-    return set(connection.execute(query).scalars())
 
 
 def add_to_counts(connection: Connection, more: Mapping[int, int]) -> None:
     """Add to how many classifications of volunteers count."""
     values = [{"v": volunteer, "more": number} for volunteer, number in sorted(more.items()) if number]
     if values:
-        statement = update(volunteers).where(volunteers.c.id == bindparam("v"))
-        connection.execute(statement.values(count=volunteers.c.count + bindparam("more")), values)
+        connection.execute(ADD, values)
 
 
 def create(connection: Connection, now: datetime, **values: Any) -> int:
@@ -75,3 +71,10 @@ def imported(connection: Connection, sources: set[str], now: datetime) -> dict[s
     for source in sorted(sources - known.keys()):
         known[source] = create(connection, now, source=source)
     return known
+
+
+# Made once: to build a statement costs as much as to run it.
+WHEREABOUTS = select(volunteers.c.id, volunteers.c.merged_into, volunteers.c.banned_at).where(
+    volunteers.c.id.in_(bindparam("ids", expanding=True))
+)
+ADD = update(volunteers).where(volunteers.c.id == bindparam("v")).values(count=volunteers.c.count + bindparam("more"))

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, func, insert, select, update
 
 from greenpea.errors import GreenpeaError
-from greenpea.store import identities
 from greenpea.store.engine import Database, text_of
 from greenpea.store.schema import active_round, classifications, handouts, progress, ranks, subjects, volunteers
 from greenpea.store.subjects import subjects_by_number
@@ -127,28 +127,15 @@ class _Handing:
     ) -> None:
         self.connection, self.major, self.version, self.limit = connection, major, version, limit
         self.now, self.rng, self.options = now, rng, options
-        followed = identities.follow(connection, [volunteer])
-        if volunteer not in followed:
+        row = connection.execute(WHO, {"volunteer": volunteer}).one_or_none()
+        while row is not None and row.merged_into is not None:
+            row = connection.execute(WHO, {"volunteer": row.merged_into}).one_or_none()
+        if row is None:
             raise GreenpeaError(f"there is no volunteer {volunteer}")
-        self.volunteer = followed[volunteer]
-        row = connection.execute(
-            select(volunteers.c.count.label("number"), volunteers.c.banned_at).where(volunteers.c.id == self.volunteer)
-        ).one()
-        self.classified, self.banned = row.number, row.banned_at is not None
-        self.held: dict[int, Any] = {row.subject: row for row in self._open()}
+        self.volunteer, self.classified, self.banned = row.id, row.number, row.banned_at is not None
+        self.held = {row.subject: row for row in self._read(HELD, volunteer=self.volunteer, now=now)}
         self.chosen: dict[int, _Choice] = {}
-        self.passed: set[int] = set()
-
-    def _open(self) -> Sequence[Any]:
-        table = handouts.c
-        return self.connection.execute(
-            select(handouts).where(
-                table.volunteer == self.volunteer,
-                table.major == self.major,
-                table.closed_at.is_(None),
-                table.expires_at > self.now,
-            )
-        ).all()
+        self.wells: dict[Stream, Iterator[_Choice]] = {}  # what each stream would give next
 
     # ---- handing out ---------------------------------------------------------------------------
 
@@ -236,14 +223,13 @@ class _Handing:
     def _choose(self) -> bool:
         """Choose one more subject: by the stream that the dice say, else by another. False where nothing is left."""
         for stream in self._streams():
-            for _ in range(TRIES):  # somebody else may have taken the last place on it just now
-                choice = self._by_rank() if stream is Stream.RANK else self._at_random(stream)
-                if choice is None:
-                    break
-                if self._still_free(choice.subject):
+            if stream not in self.wells:
+                self.wells[stream] = self._by_rank() if stream is Stream.RANK else self._at_random(stream)
+            for choice in self.wells[stream]:
+                # Streams may meet in a subject; and somebody else may have taken the last place on it just now.
+                if choice.subject not in self.chosen and self._still_free(choice.subject):
                     self.chosen[choice.subject] = choice
                     return True
-                self.passed.add(choice.subject)
         return False
 
     def _still_free(self, subject: int) -> bool:
@@ -253,8 +239,7 @@ class _Handing:
         """
         if self.limit is None or self.connection.dialect.name == "sqlite":
             return True
-        lock = select(progress.c.subject).where(progress.c.major == self.major, progress.c.subject == subject)
-        if self.connection.execute(lock.with_for_update(skip_locked=True)).first() is None:
+        if self.connection.execute(LOCK, {"major": self.major, "subject": subject}).first() is None:
             return False
         return not self._full([subject])
 
@@ -264,78 +249,57 @@ class _Handing:
             yield Stream.GOLD
         weights = {stream: weight for stream, weight in self.options.weights.items() if weight > 0}
         while weights:
-            share = np.array(list(weights.values()))
-            stream = list(weights)[int(self.rng.choice(len(share), p=share / share.sum()))]
+            dice = self.rng.random() * sum(weights.values())
+            edges = accumulate(weights.values())
+            stream = next((stream for stream, edge in zip(weights, edges, strict=True) if dice < edge), [*weights][-1])
             del weights[stream]
             yield stream
         # A stream with no weight still has subjects that need classifying when all others have run dry.
         yield from (stream for stream in (Stream.RANDOM, Stream.AUDIT) if not self.options.weights.get(stream))
 
-    def _at_random(self, stream: Stream) -> _Choice | None:
-        """Choose uniformly among a pool's open subjects that this volunteer has not seen.
+    def _at_random(self, stream: Stream) -> Iterator[_Choice]:
+        """Yield a pool's open subjects that this volunteer has not seen, uniformly at random.
 
-        Random places are looked at first: each is a random subject, so the first that may be handed out is a
-        fair draw. Where few are open, the open ones are read on from a random place instead.
+        Random places are looked at first: each is a random subject, so those that may be handed out are fair
+        draws. Where few are open, the open ones are read on from a random place instead.
         """
         pool = POOLS[stream]
         total, opened = open_count(self.connection, self.major, pool)
         if not opened:
-            return None
-        places = self.rng.integers(0, total, TRIES)
-        order = {int(place): turn for turn, place in reversed(list(enumerate(places)))}
-        rows = self._places(pool, progress.c.place.in_(sorted(order)))
-        fit = self._fit([row.subject for row in sorted(rows, key=lambda row: order[row.place])])
-        subject = next(iter(fit), None)
-        if subject is None:
-            subject = self._scan(pool, int(places[0]))
-        return None if subject is None else _Choice(subject, stream, None, 1 / opened)
+            return
+        places = [int(place) for place in self.rng.integers(0, total, TRIES)]
+        found = self._read(AT_PLACES, pool=pool, places=sorted(set(places)))
+        by_place = {row.place: row.subject for row in found}
+        candidates = [by_place[place] for place in places if place in by_place]
+        yield from (_Choice(subject, stream, None, 1 / opened) for subject in self._fit(candidates))
+        for first, last in ((places[0], total), (0, places[0])):
+            while first < last:
+                rows = self._read(FROM_PLACE, pool=pool, first=first, last=last)
+                fit = self._fit([row.subject for row in rows])
+                yield from (_Choice(fit[i], stream, None, 1 / opened) for i in self.rng.permutation(len(fit)))
+                first = rows[-1].place + 1 if len(rows) == SCANNED else last
 
-    def _scan(self, pool: str, start: int) -> int | None:
-        for first, last in ((start, None), (0, start)):
-            place: int | None = first
-            while place is not None:
-                condition = progress.c.place >= place
-                if last is not None:
-                    condition &= progress.c.place < last
-                rows = self._places(pool, condition)
-                if fit := self._fit([row.subject for row in rows]):
-                    return int(fit[self.rng.integers(len(fit))])
-                place = rows[-1].place + 1 if len(rows) == SCANNED else None
-        return None
-
-    def _places(self, pool: str, condition: Any) -> Sequence[Any]:
-        return self.connection.execute(
-            select(progress.c.subject, progress.c.place)
-            .where(progress.c.major == self.major, progress.c.pool == pool, progress.c.retired_at.is_(None), condition)
-            .order_by(progress.c.place)
-            .limit(SCANNED)
-        ).all()
-
-    def _by_rank(self) -> _Choice | None:
-        """Choose the highest-ranked open subject of the active round that this volunteer has not seen."""
-        round = self.connection.execute(select(active_round.c.round)).scalar_one_or_none()
-        rank, size = -1, 4 * TRIES
+    def _by_rank(self) -> Iterator[_Choice]:
+        """Yield the open subjects of the active round that this volunteer has not seen, best first."""
+        round = self.connection.execute(ROUND).scalar_one_or_none()
+        rank, size = -1, TRIES
         while round is not None:
-            rows = self.connection.execute(
-                select(ranks)
-                .where(ranks.c.round == round, ranks.c.rank > rank, ranks.c.open)
-                .order_by(ranks.c.rank)
-                .limit(size)
-            ).all()
-            fit = self._fit([row.subject for row in rows])
-            if fit:
-                row = next(row for row in rows if row.subject == fit[0])
-                return _Choice(row.subject, Stream.RANK, round, row.probability)
+            rows = self._read(RANKED, round=round, rank=rank, size=size)
+            chances = {row.subject: row.probability for row in rows}
+            fit = self._fit(list(chances))
+            yield from (_Choice(subject, Stream.RANK, round, chances[subject]) for subject in fit)
             if len(rows) < size:
-                return None
+                return
             rank, size = rows[-1].rank, 1000
-        return None
+
+    def _read(self, statement: Any, **values: Any) -> Sequence[Any]:
+        return self.connection.execute(statement, {"major": self.major} | values).all()
 
     # ---- who may be handed out -----------------------------------------------------------------
 
     def _fit(self, candidates: Sequence[int]) -> list[int]:
         """Return the candidates, in their order, that are neither seen, nor held, nor full with hand-outs."""
-        taken = {*self.held, *self.chosen, *self.passed}
+        taken = {*self.held, *self.chosen}
         candidates = [one for one in dict.fromkeys(candidates) if one not in taken]
         if not candidates:
             return []
@@ -345,38 +309,66 @@ class _Handing:
         return [one for one in candidates if one not in full]
 
     def _seen(self, candidates: Sequence[int]) -> set[int]:
-        table = classifications.c
-        return set(
-            self.connection.execute(
-                select(table.subject).where(
-                    table.volunteer == self.volunteer,
-                    table.major == self.major,
-                    table.subject.in_(candidates),
-                    table.counted != Counted.UNDONE.value,
-                )
-            ).scalars()
-        )
+        return {row.subject for row in self._read(SEEN, volunteer=self.volunteer, candidates=candidates)}
 
     def _full(self, candidates: Sequence[int]) -> set[int]:
-        table = handouts.c
-        leased: dict[int, int] = dict(
-            self.connection.execute(
-                select(table.subject, func.count().label("number"))
-                .where(
-                    table.subject.in_(candidates),
-                    table.major == self.major,
-                    table.closed_at.is_(None),
-                    table.expires_at > self.now,
-                )
-                .group_by(table.subject)
-            ).all()
-        )
+        leased = {row.subject: row.number for row in self._read(LEASED, candidates=candidates, now=self.now)}
         if not leased:
             return set()
-        rows = self.connection.execute(
-            select(progress.c.subject, progress.c.classifications.label("number"), progress.c.pool).where(
-                progress.c.major == self.major, progress.c.subject.in_(sorted(leased))
-            )
-        )
         limit = self.limit or 0
+        rows = self._read(CLASSIFIED, candidates=sorted(leased))
         return {row.subject for row in rows if row.pool != "gold" and row.number + leased[row.subject] >= limit}
+
+
+# Made once: to build a statement costs as much as to run it.
+_MAJOR: BindParameter[int] = bindparam("major")
+_CANDIDATES: BindParameter[int] = bindparam("candidates", expanding=True)
+_OPEN_PLACES = select(progress.c.subject, progress.c.place).where(
+    progress.c.major == _MAJOR, progress.c.pool == bindparam("pool"), progress.c.retired_at.is_(None)
+)
+AT_PLACES = _OPEN_PLACES.where(progress.c.place.in_(bindparam("places", expanding=True)))
+FROM_PLACE = (
+    _OPEN_PLACES.where(progress.c.place >= bindparam("first"), progress.c.place < bindparam("last"))
+    .order_by(progress.c.place)
+    .limit(SCANNED)
+)
+ROUND = select(active_round.c.round)
+RANKED = (
+    select(ranks.c.rank, ranks.c.subject, ranks.c.probability)
+    .where(ranks.c.round == bindparam("round"), ranks.c.rank > bindparam("rank"), ranks.c.open)
+    .order_by(ranks.c.rank)
+    .limit(bindparam("size"))
+)
+SEEN = select(classifications.c.subject).where(
+    classifications.c.volunteer == bindparam("volunteer"),
+    classifications.c.major == _MAJOR,
+    classifications.c.subject.in_(_CANDIDATES),
+    classifications.c.counted != Counted.UNDONE.value,
+)
+LEASED = (
+    select(handouts.c.subject, func.count().label("number"))
+    .where(
+        handouts.c.subject.in_(_CANDIDATES),
+        handouts.c.major == _MAJOR,
+        handouts.c.closed_at.is_(None),
+        handouts.c.expires_at > bindparam("now"),
+    )
+    .group_by(handouts.c.subject)
+)
+CLASSIFIED = select(progress.c.subject, progress.c.classifications.label("number"), progress.c.pool).where(
+    progress.c.major == _MAJOR, progress.c.subject.in_(_CANDIDATES)
+)
+LOCK = (
+    select(progress.c.subject)
+    .where(progress.c.major == _MAJOR, progress.c.subject == bindparam("subject"))
+    .with_for_update(skip_locked=True)
+)
+WHO = select(
+    volunteers.c.id, volunteers.c.merged_into, volunteers.c.banned_at, volunteers.c.count.label("number")
+).where(volunteers.c.id == bindparam("volunteer"))
+HELD = select(handouts).where(
+    handouts.c.volunteer == bindparam("volunteer"),
+    handouts.c.major == _MAJOR,
+    handouts.c.closed_at.is_(None),
+    handouts.c.expires_at > bindparam("now"),
+)

@@ -178,10 +178,15 @@ def _with_progress() -> Select[Any]:
     ).join(progress, progress.c.subject == subjects.c.id)
 
 
+BY_NUMBER = _with_progress().where(
+    progress.c.major == bindparam("major"), subjects.c.id.in_(bindparam("ids", expanding=True))
+)
+
+
 def subjects_by_number(connection: Connection, major: int, ids: Sequence[int]) -> dict[int, Subject]:
     """Return number → subject, with where it stands at a major version."""
-    query = _with_progress().where((progress.c.major == major) & subjects.c.id.in_(ids))
-    return {row.id: _subject(row) for row in connection.execute(query)}
+    rows = connection.execute(BY_NUMBER, {"major": major, "ids": list(ids)})
+    return {row.id: _subject(row) for row in rows}
 
 
 def _subject(row: Row[Any]) -> Subject:

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from greenpea import retirement
 from greenpea.classifications import Tally
@@ -117,17 +117,7 @@ class Workflows:
 
 def rules_of(connection: Connection, known: dict[int, Workflow], majors: set[int]) -> dict[int, Workflow]:
     """Return, per major version, the workflow whose rules are in force: that of its newest minor version."""
-    newest = (
-        select(versions.c.major, func.max(versions.c.minor).label("minor"))
-        .where(versions.c.major.in_(sorted(majors)))
-        .group_by(versions.c.major)
-        .subquery()
-    )
-    ids = connection.execute(
-        select(versions.c.major, versions.c.id).join(
-            newest, (versions.c.major == newest.c.major) & (versions.c.minor == newest.c.minor)
-        )
-    ).all()
+    ids = connection.execute(NEWEST, {"majors": sorted(majors)})
     return {major: workflow_of(connection, known, id) for major, id in ids}
 
 
@@ -208,7 +198,18 @@ def _reconsider(connection: Connection, major: int, rules: Rules, after: int, no
 
 def open_count(connection: Connection, major: int, pool: str) -> tuple[int, int]:
     """Return how many subjects a pool has, and how many of them are not retired."""
-    row = connection.execute(
-        select(pools.c.total, pools.c.open).where((pools.c.major == major) & (pools.c.pool == pool))
-    ).one_or_none()
+    row = connection.execute(POOL, {"major": major, "pool": pool}).one_or_none()
     return (row.total, row.open) if row else (0, 0)
+
+
+# Made once: to build a statement costs as much as to run it.
+POOL = select(pools.c.total, pools.c.open).where(pools.c.major == bindparam("major"), pools.c.pool == bindparam("pool"))
+_NEWEST = (
+    select(versions.c.major, func.max(versions.c.minor).label("minor"))
+    .where(versions.c.major.in_(bindparam("majors", expanding=True)))
+    .group_by(versions.c.major)
+    .subquery()
+)
+NEWEST = select(versions.c.major, versions.c.id).join(
+    _NEWEST, (versions.c.major == _NEWEST.c.major) & (versions.c.minor == _NEWEST.c.minor)
+)

@@ -24,7 +24,7 @@ function t(words, places = {}) {
 
 // ---- what is going on ----
 
-const state = { current: null, queue: [], last: null, chosen: new Set(), count: 0, fetching: false, done: false };
+const state = { current: null, queue: [], last: null, chosen: new Set(), count: 0, saving: 0, refused: [] };
 const sent = new Map(); // uuid → what was finished here, until the answer to it has come
 const seen = new Set(); // subjects handed out to this page
 const images = new Map(); // address → Image, kept so that the browser does not drop it again
@@ -44,7 +44,7 @@ async function fill() {
     const answer = await fetch(`${base}/api/v1/next`, {
       method: "POST",
       headers: { "Content-Type": "application/json", Accept: "application/json" },
-      body: JSON.stringify({ count: AHEAD + 1 - state.queue.length }),
+      body: JSON.stringify({ count: AHEAD + 1 - state.queue.length, ...(await claim()) }),
       credentials: "same-origin",
     });
     if (!answer.ok) throw Object.assign(new Error(), { status: answer.status });
@@ -56,19 +56,42 @@ async function fill() {
   }
 }
 
+/**
+ * After a reload, what this page does not hold any more shall be handed out again: say what it holds. Once is enough,
+ * and only the tab that keeps what is under way may: the others' subjects are not lost.
+ */
+async function claim() {
+  if (!keeping || state.claimed) return {};
+  state.claimed = true;
+  const waiting = await storage.all("waiting");
+  const holding = [state.current, ...state.queue, ...waiting].flatMap((one) => one?.ticket ?? []);
+  return holding.length <= 20 ? { holding } : {};
+}
+
 function take({ subjects, exhausted, version }) {
-  state.pause = 1000;
   if (version.id !== config.version.id) return renew();
-  const fresh = subjects.filter((one) => one.version === config.version.number && !seen.has(one.subject_id));
+  const fresh = subjects.filter((one) => major(one.version) === major(config.version.number) && !seen.has(one.subject_id));
   for (const subject of fresh) {
     seen.add(subject.subject_id);
     state.queue.push({ ...subject, uuid: uuid(), walk: walks.begin(tree) });
     subject.images.forEach(preload);
   }
-  state.done = exhausted || !fresh.length;
+  state.done = exhausted;
+  if (!fresh.length && !exhausted) return later();
+  state.pause = 1000;
   if (!state.current && state.queue.length) advance();
   else if (!state.current) show("exhausted");
   keep();
+}
+
+/** The part of a version's number that changes with questions and answers; the other is about texts. */
+function major(number) {
+  return number.split(".")[0];
+}
+
+function later() {
+  state.pause = Math.min((state.pause ?? 1000) * 2, 30_000);
+  state.retry = setTimeout(fill, state.pause);
 }
 
 /** The team has published another version: go on with it as soon as the subject shown is finished. */
@@ -82,10 +105,7 @@ function renew() {
 
 function stuck(status) {
   if (status === 403) state.done = true; // asking again would not help
-  else {
-    state.pause = Math.min((state.pause ?? 1000) * 2, 30_000);
-    state.retry = setTimeout(fill, state.pause);
-  }
+  else later();
   if (state.current) return;
   $("stuck-words").textContent = trouble(status);
   show("stuck");
@@ -244,16 +264,22 @@ function skip() {
 function draft() {
   if (!keeping) return undefined;
   const { current, queue, last } = state;
-  return structuredClone({ version: config.version.id, current, queue, last });
+  return structuredClone({ major: major(config.version.number), current, queue, last });
 }
 
-function send(entries) {
-  outbox.add(entries, draft()).catch(() => {
+async function send(entries) {
+  state.saving += entries.length;
+  showSending(0);
+  try {
+    await outbox.add(entries, draft());
+  } catch {
     // The device refuses to keep anything (its disk is full): go on in memory, and say so.
     storage.database = null;
     warnNotLasting();
-    outbox.add(entries, draft());
-  });
+    await outbox.add(entries, draft());
+  }
+  state.saving -= entries.length;
+  outbox.tell();
 }
 
 function keep() {
@@ -262,7 +288,7 @@ function keep() {
 
 async function resume() {
   const kept = keeping ? await storage.draft() : null;
-  if (!kept || kept.version !== config.version.id) return;
+  if (!kept || kept.major !== major(config.version.number)) return;
   const usable = [kept.current, ...kept.queue].filter((subject) => subject && !expired(subject));
   for (const subject of [...usable, kept.last]) if (subject) seen.add(subject.subject_id);
   const begun = usable[0] && Object.keys(usable[0].walk.answers).length > 0;
@@ -294,13 +320,19 @@ function replied(entry, reply) {
 function changed({ waiting, refused, trouble: status }) {
   const count = waiting.filter((entry) => entry.kind === "classification").length;
   const words = count === 1 ? t("1 classification waits to be sent") : t("{count} classifications wait to be sent", { count });
-  $("sending").textContent = count ? words : t("All sent");
-  $("sending").classList.toggle("waiting-some", count > 0);
-  $("sending").dataset.waiting = waiting.length;
+  showSending(waiting.length, count ? words : t("All sent"));
   $("refused-open").hidden = !refused.length;
   state.refused = refused;
   state.trouble = status;
   showBanner();
+}
+
+/** What is still being written to the device counts as waiting as well. */
+function showSending(waiting, words) {
+  $("sending").dataset.waiting = waiting + state.saving;
+  if (!words || (state.saving && !waiting)) return;
+  $("sending").textContent = words;
+  $("sending").classList.toggle("waiting-some", waiting > 0);
 }
 
 function showBanner() {
@@ -513,7 +545,7 @@ const actions = {
   skip: unlessIdle(skip),
   refused: showRefused,
   "look-again": () => {
-    state.done = false;
+    state.done = state.claimed = false;
     show("loading");
     fill();
     outbox.hurry();

@@ -1,0 +1,5 @@
+"""``python -m greenpea`` is the command line as well."""
+
+from greenpea.cli import main
+
+main()
