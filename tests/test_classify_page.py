@@ -588,14 +588,15 @@ def test_feedback_on_known_subjects(place: Callable[..., Place], page: Any) -> N
     page.locator("#feedback").wait_for(state="visible")
     assert "differently" in page.locator("#feedback-words").inner_text()
     rows = page.locator("#feedback-rows li").all_inner_texts()
-    assert rows == ["What shape is it? Disk", "Any spiral arms?: you said No, the experts Yes"]
+    assert rows == ["What shape is it?\nDisk", "Any spiral arms?\nYes (you said: No)"]
     page.wait_for_timeout(400)  # keys are ignored at first, on purpose
     page.keyboard.press("Enter")
     playwright.expect(page.locator("#feedback")).to_be_hidden()
     ready(page)
     page.keyboard.press("3")  # strays at once: the arms are never asked
     page.locator("#feedback").wait_for(state="visible")
-    assert "the experts Disk" in page.locator("#feedback-rows li").first.inner_text()
+    assert "Disk (you said: Artifact)" in page.locator("#feedback-rows li.other").inner_text()
+    assert page.locator("#feedback-rows li.unasked").count() == 1
     assert len(site.stored(Counted.GOLD)) == 2
 
 
@@ -636,7 +637,13 @@ def test_the_tutorial_is_shown_once_and_can_be_read_again(place: Callable[..., P
     assert page.locator("#tutorial").is_visible()
     page.keyboard.press("Escape")
     page.keyboard.press("g")
+    page.keyboard.press("2")  # hidden behind the guide: not answered
+    page.keyboard.press("i")  # the image stays in reach
+    assert page.locator('[data-do="invert"]').get_attribute("aria-pressed") == "true"
     assert "A circle of stars." in page.locator("#guide").inner_text()
+    page.keyboard.press("Escape")
+    assert not page.locator("#guide").is_visible()
+    ready(page)
 
 
 def test_an_image_that_has_vanished(place: Callable[..., Place], page: Any) -> None:

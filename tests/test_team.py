@@ -19,7 +19,9 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
+from typer.main import get_command
 
+from greenpea.cli import app
 from greenpea.errors import GreenpeaError
 from greenpea.retirement import Consensus, Count, Early, Never
 from greenpea.site import charts, identity
@@ -282,7 +284,8 @@ def _fill(hands: Hands) -> None:
 
 
 @pytest.mark.parametrize("filled", [False, True])
-def test_pages_carry_no_inline_styles_scripts_or_handlers(hands: Hands, filled: bool) -> None:
+def test_pages_carry_no_inline_styles_scripts_or_handlers(tmp_path: Path, database: str, filled: bool) -> None:
+    hands = hands_on(tmp_path, database=database)
     if filled:
         _fill(hands)
     for name, page in _pages(hands):
@@ -297,6 +300,7 @@ def test_pages_carry_no_inline_styles_scripts_or_handlers(hands: Hands, filled: 
             config = re.search(r"name=\"htmx-config\" content='([^']+)'", page)
             assert config, name
             assert json.loads(config[1]).items() >= {"includeIndicatorStyles": False, "allowEval": False}.items()
+    hands.store.close()
 
 
 def test_a_site_without_anything_says_so(tmp_path: Path) -> None:
@@ -321,8 +325,8 @@ def test_a_site_without_anything_says_so(tmp_path: Path) -> None:
 # ---- progress -----------------------------------------------------------------------------------------
 
 
-def test_the_numbers_are_those_of_the_store(tmp_path: Path) -> None:
-    hands = hands_on(tmp_path, chosen=workflow(3))
+def test_the_numbers_are_those_of_the_store(tmp_path: Path, database: str) -> None:
+    hands = hands_on(tmp_path, chosen=workflow(3), database=database)
     people = hands.anybody(4)
     for one in people[:3]:
         hands.classify(one, "s00", ago=2 * HOUR)
@@ -559,8 +563,8 @@ def _walk(browser: Browser, path: str) -> list[str]:
 
 
 @pytest.mark.parametrize("order", ["subject_id", "classifications", "newest"])
-def test_paging_shows_every_subject_once(tmp_path: Path, order: str) -> None:
-    hands = hands_on(tmp_path)
+def test_paging_shows_every_subject_once(tmp_path: Path, database: str, order: str) -> None:
+    hands = hands_on(tmp_path, database=database)
     hands.store.subjects.add((NewSubject(f"more/{i % 7}/{i}", ("",)) for i in range(140)), NOW)
     for one in hands.anybody(3):
         for i in range(0, 12, 2):
@@ -575,9 +579,9 @@ def test_paging_shows_every_subject_once(tmp_path: Path, order: str) -> None:
     hands.store.close()
 
 
-def test_filters_show_what_they_name(tmp_path: Path) -> None:
+def test_filters_show_what_they_name(tmp_path: Path, database: str) -> None:
     gold = "id_str,smooth-or-featured\ns05,artifact\ns06,smooth\n"
-    hands = hands_on(tmp_path, chosen=workflow(2), gold=gold)
+    hands = hands_on(tmp_path, chosen=workflow(2), gold=gold, database=database)
     hands.store.subjects.add([NewSubject(f"audit{i}", ("",)) for i in range(5)], NOW, audit_share=1.0)
     one, other = hands.anybody(2)
     for i in range(3):
@@ -667,8 +671,8 @@ def test_the_list_of_volunteers_pages_searches_and_orders(hands: Hands) -> None:
     assert re.findall(r"(Zoe|Mo|Sue|Olga)</a>", browser.get("/team/volunteers?search=zO")) == ["Zoe"]
 
 
-def test_banning_through_the_page_uncounts_and_unbanning_counts_again(tmp_path: Path) -> None:
-    hands = hands_on(tmp_path, chosen=workflow(2))
+def test_banning_through_the_page_uncounts_and_unbanning_counts_again(tmp_path: Path, database: str) -> None:
+    hands = hands_on(tmp_path, chosen=workflow(2), database=database)
     zoe, other = hands.people[Role.VOLUNTEER], hands.anybody(1)[0]
     for subject in ("s00", "s01"):
         hands.classify(zoe, subject)
@@ -838,8 +842,8 @@ def _publish(browser: Browser, content: str) -> str:
     return browser.post("/team/workflow/publish", form="/team/workflow", sealed=sealed[1])
 
 
-def test_raising_the_limit_keeps_votes_and_opens_subjects_again(tmp_path: Path) -> None:
-    hands = hands_on(tmp_path, chosen=workflow(2))
+def test_raising_the_limit_keeps_votes_and_opens_subjects_again(tmp_path: Path, database: str) -> None:
+    hands = hands_on(tmp_path, chosen=workflow(2), database=database)
     for one in hands.anybody(2):
         hands.classify(one, "s00")
         hands.classify(one, "s01")
@@ -1100,6 +1104,18 @@ def test_imports_say_how(hands: Hands) -> None:
     page = hands.browser(Role.SCIENTIST).get("/team/imports")
     assert "greenpea import zooniverse campaign" in page
     assert "<dd>12</dd>" in page
+
+
+@pytest.mark.parametrize("path", ["/team/imports", "/team/exports"])
+def test_the_commands_that_pages_name_exist(hands: Hands, path: str) -> None:
+    named = re.findall(r"<code>greenpea ([^<]+)</code>", hands.browser(Role.SCIENTIST).get(path))
+    assert named
+    for line in named:
+        command, words_left = get_command(app), line.split()
+        while hasattr(command, "commands"):
+            command = command.commands[words_left.pop(0)]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words_left if word.startswith("--")} <= options, line
 
 
 def test_health_recounts(hands: Hands) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import smtplib
 from typing import Annotated
@@ -16,6 +15,7 @@ from greenpea.errors import GreenpeaError
 from greenpea.site import identity, me
 from greenpea.site.context import Site, link, page, site_of
 from greenpea.site.languages import translator
+from greenpea.site.logs import log
 from greenpea.site.mail import Mailer, is_address, mailer
 from greenpea.site.security import check_password, protected
 from greenpea.store import Role, Volunteer
@@ -23,7 +23,6 @@ from greenpea.store.people import check_name
 
 router = APIRouter(include_in_schema=False)
 router.include_router(me.router)
-log = logging.getLogger(__name__)
 
 Person = Annotated[Volunteer | None, Depends(identity.person)]
 Line = Annotated[str, Form(max_length=1000)]
@@ -257,8 +256,9 @@ def _send_link(site: Site, letters: Mailer, account: Volunteer, address: str) ->
     try:
         subject = t("A new password for {site}", site=title)
         letters.send(address, subject, t(LETTER, name=account.name, site=title, url=url))
-    except (OSError, smtplib.SMTPException):
-        log.exception("the letter with a link to a new password could not be sent: look at GREENPEA_SMTP")
+    except (OSError, smtplib.SMTPException) as error:
+        # Not the exception itself: its text may name the address.
+        log.error("a letter could not be sent: look at GREENPEA_SMTP", problem=type(error).__name__)
 
 
 @router.get("/reset/{token}")

@@ -58,7 +58,7 @@ WORDS = (
     "This device cannot keep classifications while offline: stay connected until all are sent.",
     "Nothing to take back.",
     "Zoom {percent} %",
-    "{question}: you said {yours}, the experts {theirs}",
+    "{theirs} (you said: {yours})",
     "nothing of these",
     "We went on where you left off.",
 )

@@ -103,7 +103,7 @@ class Guard:
         request.state.nonce = secrets.token_urlsafe(16)
         answer = _Answer(request, send)
         if not HOST.fullmatch(request.headers.get("host", "")):
-            return await Response("The Host header names no host.", 400)(scope, receive, answer)
+            return await Response("bad Host header", 400)(scope, receive, answer)
         try:
             await self._pass(request, receive, answer)
         except Exception:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, update
 
 from greenpea import classifications as walks
 from greenpea import retirement
@@ -236,7 +236,7 @@ class _Taking:
     def __init__(
         self, connection: Connection, parsed: dict[int, Workflow], arrived: Sequence[Submission], complete: bool = True
     ) -> None:
-        self.connection, self.parsed, self.arrived, self.complete = connection, parsed, arrived, complete
+        self.connection, self.parsed, self.complete = connection, parsed, complete
         self.majors = self._majors({one.version for one in arrived})
         self.rules = rules_of(connection, parsed, set(self.majors.values()))
         # Locked before anything is decided, in one order for everybody: what is read next stays true.
@@ -258,13 +258,17 @@ class _Taking:
         return {row.uuid: (row.volunteer, row.subject, row.counted, row.after_retirement) for row in rows}
 
     def _live(self) -> set[tuple[int, int, int]]:
-        """Return (volunteer, major, subject) where a classification is counted already."""
+        """Return (volunteer, major, subject) where a classification is counted already: those at hand, and more.
+
+        Every volunteer is looked up with every subject. That is a probe of the index for each pair; for the exact
+        pairs SQLite would read the whole index.
+        """
         wanted = {
-            (self.volunteers[one.volunteer], self.majors[one.version], one.subject)
-            for one in self.arrived
-            if one.volunteer in self.volunteers and one.version in self.majors
+            "volunteers": sorted(set(self.volunteers.values())),
+            "majors": sorted(set(self.majors.values())),
+            "subjects": sorted({subject for _, subject in self.counters}),
         }
-        rows = self.connection.execute(LIVE_ONES, {"wanted": sorted(wanted)})
+        rows = self.connection.execute(LIVE_ONES, wanted)
         return {(volunteer, major, subject) for volunteer, major, subject in rows}
 
     def take(self, arrived: Sequence[tuple[Submission, datetime]]) -> list[Receipt]:
@@ -376,9 +380,9 @@ STORED = select(
     classifications.c.after_retirement,
 ).where(classifications.c.uuid.in_(bindparam("ids", expanding=True)))
 LIVE_ONES = select(classifications.c.volunteer, classifications.c.major, classifications.c.subject).where(
-    tuple_(classifications.c.volunteer, classifications.c.major, classifications.c.subject).in_(
-        bindparam("wanted", expanding=True)
-    ),
+    classifications.c.volunteer.in_(bindparam("volunteers", expanding=True)),
+    classifications.c.major.in_(bindparam("majors", expanding=True)),
+    classifications.c.subject.in_(bindparam("subjects", expanding=True)),
     classifications.c.counted.in_(LIVE),
 )
 LOCKED = (
@@ -559,12 +563,11 @@ def repeated(connection: Connection, volunteer: int, other: int) -> list[tuple[R
     mine = connection.execute(
         select(classifications).where((classifications.c.volunteer == volunteer) & classifications.c.counted.in_(LIVE))
     ).all()
-    places = [(row.major, row.subject) for row in mine]
     theirs: dict[Place, Row[Any]] = {}
-    for start in range(0, len(places), BLOCK // 4):
+    for start in range(0, len(mine), BLOCK):
         query = select(classifications).where(
             classifications.c.volunteer == other,
-            tuple_(classifications.c.major, classifications.c.subject).in_(places[start : start + BLOCK // 4]),
+            classifications.c.subject.in_([row.subject for row in mine[start : start + BLOCK]]),
             classifications.c.counted.in_(LIVE),
         )
         theirs |= {(row.major, row.subject): row for row in connection.execute(query)}

@@ -323,8 +323,11 @@ class _Handing:
 # Made once: to build a statement costs as much as to run it.
 _MAJOR: BindParameter[int] = bindparam("major")
 _CANDIDATES: BindParameter[int] = bindparam("candidates", expanding=True)
-_OPEN_PLACES = select(progress.c.subject, progress.c.place).where(
-    progress.c.major == _MAJOR, progress.c.pool == bindparam("pool"), progress.c.retired_at.is_(None)
+# SQLite would rather read every subject, retired or not: it is told which index there is for this.
+_OPEN_PLACES = (
+    select(progress.c.subject, progress.c.place)
+    .where(progress.c.major == _MAJOR, progress.c.pool == bindparam("pool"), progress.c.retired_at.is_(None))
+    .with_hint(progress, "INDEXED BY ix_progress_open", "sqlite")
 )
 AT_PLACES = _OPEN_PLACES.where(progress.c.place.in_(bindparam("places", expanding=True)))
 FROM_PLACE = (
@@ -338,6 +341,7 @@ RANKED = (
     .where(ranks.c.round == bindparam("round"), ranks.c.rank > bindparam("rank"), ranks.c.open)
     .order_by(ranks.c.rank)
     .limit(bindparam("size"))
+    .with_hint(ranks, "INDEXED BY ix_ranks_open", "sqlite")
 )
 SEEN = select(classifications.c.subject).where(
     classifications.c.volunteer == bindparam("volunteer"),

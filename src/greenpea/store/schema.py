@@ -125,7 +125,6 @@ progress = Table(
     Column("reason", String(200)),
     Column("retired_by", String(20)),  # rule, posterior or person: only a rule's can be taken back by votes
     CheckConstraint("classifications >= 0", name="not_negative"),
-    Index("uq_progress_major_pool_place", "major", "pool", "place", unique=True),
     sqlite_with_rowid=False,
 )
 Index(
@@ -233,7 +232,7 @@ Index(
     "ix_ranks_open",
     ranks.c.round,
     ranks.c.rank,
-    sqlite_where=text("open"),
+    sqlite_where=text("open = 1"),
     postgresql_where=text("open"),
 )
 

@@ -149,6 +149,7 @@ function begin(subject) {
       : words;
   });
   showThumbs(subject);
+  for (const button of all('[data-do="explain"][aria-expanded="true"]')) actions.explain(button);
   pressed("favourite", Boolean(subject.favourite));
   ask();
 }
@@ -445,14 +446,15 @@ function showFeedback({ subject, annotations }, { right, text, known }) {
   $("feedback-words").textContent = text;
   $("feedback").classList.toggle("right", right);
   $("feedback-rows").replaceChildren(...Object.entries(known).filter(([question]) => tree.questions[question]).map(([question, answers]) => {
-    const item = document.createElement("li");
     const yours = annotations[question];
-    const same = yours && yours.length === answers.length && yours.every((slug) => answers.includes(slug));
     const theirs = answerWords(question, answers);
-    item.classList.toggle("other", !same);
-    item.textContent = same || !yours
-      ? `${questionWords(question)} ${theirs}`
-      : t("{question}: you said {yours}, the experts {theirs}", { question: questionWords(question), yours: answerWords(question, yours), theirs });
+    const same = yours && yours.length === answers.length && yours.every((slug) => answers.includes(slug));
+    const item = document.createElement("li");
+    const asked = document.createElement("span");
+    asked.className = "quiet small-text";
+    asked.textContent = questionWords(question);
+    item.className = same ? "same" : yours ? "other" : "unasked";
+    item.append(asked, same || !yours ? theirs : t("{theirs} (you said: {yours})", { theirs, yours: answerWords(question, yours) }));
     return item;
   }));
   open($("feedback"));
@@ -509,6 +511,12 @@ function tutorial(change) {
   all('[data-do="tutorial-back"]').forEach((button) => (button.disabled = at <= 0));
 }
 
+/** The field guide stands beside the image, which stays in reach. */
+function guide() {
+  const drawer = $("guide");
+  if (drawer) drawer.open ? drawer.close() : drawer.show();
+}
+
 function openTutorial() {
   if (!$("tutorial")) return;
   all(".tutorial-step", $("tutorial")).forEach((step, index) => (step.hidden = index > 0));
@@ -527,7 +535,7 @@ const actions = {
   unusual: unlessIdle(() => open($("unusual"))),
   favourite: unlessIdle(favourite),
   keys: () => open($("keys")),
-  guide: () => open($("guide")),
+  guide,
   tutorial: openTutorial,
   "tutorial-next": () => tutorial(1),
   "tutorial-back": () => tutorial(-1),
@@ -613,6 +621,7 @@ const KEYS = {
   "+": "zoom-in", "=": "zoom-in", "-": "zoom-out", r: "rotate", b: "brighter", x: "reset", g: "guide", t: "tutorial",
 };
 const REPEATING = new Set(["zoom-in", "zoom-out"]);
+const BESIDE_THE_GUIDE = new Set(["zoom-in", "zoom-out", "invert", "rotate", "brighter", "reset", "guide"]);
 const ARROWS = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 /** Whether a key belongs to what has the focus: a field one types in, or a button that Enter and space press. */
@@ -625,8 +634,10 @@ function takes(target, key) {
 
 function press(event) {
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-  if (document.querySelector("dialog[open]") || takes(event.target, event.key)) return;
+  if (document.querySelector("dialog[open]:modal") || takes(event.target, event.key)) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (key === "Escape" && $("guide")?.open) return $("guide").close();
+  if ($("guide")?.open && !BESIDE_THE_GUIDE.has(KEYS[key]) && !ARROWS[key]) return;
   if (key === "f" && event.shiftKey) return did(event, "fullscreen");
   if (ARROWS[key]) return arrow(event, key);
   if (/^[0-9]$/.test(key)) return number(event, (Number(key) + 9) % 10);

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import Response
 
 from greenpea.site import charts
-from greenpea.site.context import site_of
+from greenpea.site.context import Site, site_of
 from greenpea.site.team.common import Scientist, next_page, number_of, placed, team_page
 from greenpea.site.team.outline import votes
 
@@ -23,6 +25,7 @@ ORDERS = {
 }
 YES_NO = {"yes": True, "no": False}
 FIELDS = ("search", "state", "reason", "audit", "gold", "least", "order")
+REASONS_KEPT = 20.0  # seconds
 TILES = 60  # subjects on a page: full rows of two, three, four, five or six
 MOST_CLASSIFICATIONS = 500  # shown on a subject's page
 
@@ -51,7 +54,6 @@ def browse(request: Request, person: Scientist) -> Response:
     found, after = site.store.subjects.browse(
         **wanted, after=placed(site, order, request.query_params.get("after", "")), limit=TILES
     )
-    overview = site.store.statistics.overview(site.clock())
     return team_page(
         request,
         "subjects.html",
@@ -60,12 +62,22 @@ def browse(request: Request, person: Scientist) -> Response:
         subjects=found,
         query=query,
         orders=ORDERS,
-        reasons=sorted({*overview.by_reason, *filter(None, [query["reason"]])}),
+        reasons=sorted({*_reasons(request, site), *filter(None, [query["reason"]])}),
         filtered=any(value for field, value in query.items() if field != "order"),
-        total=overview.subjects + overview.gold,
+        total=site.store.subjects.count(),
         limit=site.store.workflows.active().workflow.limit,
         more=next_page(request, "/team/subjects", query, order, after),
     )
+
+
+def _reasons(request: Request, site: Site) -> Iterable[str]:
+    """Return why subjects have retired so far, to choose from: asked for rarely, since it takes a pass over all."""
+    state = request.app.state
+    if time.monotonic() - getattr(state, "team_reasons_at", -math.inf) > REASONS_KEPT:
+        state.team_reasons = tuple(site.store.statistics.overview(site.clock()).by_reason)
+        state.team_reasons_at = time.monotonic()
+    reasons: tuple[str, ...] = state.team_reasons
+    return reasons
 
 
 @router.get("/{subject_id:path}")

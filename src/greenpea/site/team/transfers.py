@@ -57,7 +57,8 @@ EXPORTS = (
 @router.get("/exports")
 def exports(request: Request, person: Scientist) -> Response:
     """The files that can be taken away."""
-    return team_page(request, "exports.html", person, "/team/exports", exports=EXPORTS)
+    folder = shlex.quote(site_of(request).folder.name)
+    return team_page(request, "exports.html", person, "/team/exports", exports=EXPORTS, folder=folder)
 
 
 @router.get("/imports")

@@ -222,7 +222,6 @@ def upgrade() -> None:
         postgresql_where=sa.text("retired_at IS NULL"),
     )
     op.create_index("ix_progress_retired_at", "progress", ["major", "retired_at"], unique=False)
-    op.create_index("uq_progress_major_pool_place", "progress", ["major", "pool", "place"], unique=True)
 
     op.create_table(
         "ranks",
@@ -242,7 +241,7 @@ def upgrade() -> None:
         "ranks",
         ["round", "rank"],
         unique=False,
-        sqlite_where=sa.text("open"),
+        sqlite_where=sa.text("open = 1"),
         postgresql_where=sa.text("open"),
     )
     op.create_index("ix_ranks_subject", "ranks", ["subject"], unique=False)
