@@ -36,6 +36,7 @@ from greenpea.settings import Settings, Split
 from greenpea.subjects import SubjectSet
 from greenpea.tree import DecisionTree
 from greenpea.votes import Votes, find_columns, read_votes
+from greenpea.workflow import Workflow
 
 SETTINGS, WORKFLOW, VOTES, RUNS, TRUTH = "campaign.toml", "workflow.json", "votes.parquet", "runs", "truth.parquet"
 BLOCK = 1024  # subjects predicted at a time
@@ -108,7 +109,7 @@ class Campaign:
 
     @cached_property
     def tree(self) -> DecisionTree:
-        return DecisionTree.load(self.folder / WORKFLOW)
+        return Workflow.load(self.folder / WORKFLOW).tree
 
     @cached_property
     def subjects(self) -> SubjectSet:
@@ -166,7 +167,7 @@ class Campaign:
                 raise GreenpeaError(f"{self.folder} has no trained model yet: run 'greenpea train {self.folder}' first")
             folder = self.runs[-1]
         model = checkpoint.load(folder)
-        if model.layout.tree != self.tree:
+        if model.layout.tree.structure != self.tree.structure:
             raise GreenpeaError(f"the model in {folder} was trained on another tree: train anew")
         return model
 

@@ -51,8 +51,8 @@ def walk(tree: DecisionTree, annotations: Annotations) -> tuple[list[str], str |
     slug: str | None = tree.first
     while slug is not None and slug in annotations:
         question, given = tree[slug], annotations[slug]
-        if isinstance(given, str):
-            raise GreenpeaError(f"the answers to {slug!r} must be a list, such as [{given!r}]")
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise GreenpeaError(f"the answers to {slug!r} must be a list, such as [{question.answer_slugs[0]!r}]")
         for answer in given:
             if answer not in question.answer_slugs:
                 raise GreenpeaError(

@@ -55,7 +55,7 @@ class Consensus(_Rule):
             return None
         prefix = f"{self.question}/"
         most = max((count for key, count in tally.items() if key.startswith(prefix)), default=0)
-        return f"consensus on {self.question}" if most >= self.share * reached else None
+        return f"consensus on {self.question}" if most / reached >= self.share else None
 
     def questions(self) -> Iterator[tuple[str, str | None]]:
         yield self.question, None
@@ -73,7 +73,8 @@ class Early(_Rule):
     def decide(self, classifications: int, tally: Tally) -> str | None:
         reached = tally.get(self.question, 0)
         given = tally.get(f"{self.question}/{self.answer}", 0)
-        return f"answer {self.answer}" if reached >= self.votes and given >= self.share * reached else None
+        # Divided, not multiplied: 11 of 20 is 0.55 to the last bit, and 0.55 · 20 is above 11.
+        return f"answer {self.answer}" if reached >= self.votes and given / reached >= self.share else None
 
     def questions(self) -> Iterator[tuple[str, str | None]]:
         yield self.question, self.answer
@@ -134,11 +135,12 @@ class PosteriorRule(Protocol):
 def confident(question: str, below: float) -> PosteriorRule:
     """Return a rule: retire where every answer's fraction at ``question`` is known to a standard deviation < ``below``.
 
-    The standard deviation is of the mixture over draws (unit: 1, a fraction of the volunteers).
+    The standard deviation is of the mixture over draws, what they disagree on included (unit: 1, a fraction of the
+    volunteers).
     """
 
     def rule(posterior: Posterior, votes: Votes) -> list[str | None]:
-        doubt = np.sqrt(np.asarray(posterior.variance(question))).max(axis=-1)
+        doubt = np.sqrt(posterior.variance(question).total).max(axis=-1)
         return [f"confident on {question}" if one < below else None for one in doubt]
 
     return rule

@@ -54,7 +54,9 @@ class Site(_Section):
     lease_minutes: float = Field(30, gt=0, description="how long a place is kept for a volunteer")
     sign_up: bool = Field(True, description="whether anyone may make an account")
     open_finds: bool = Field(True, description="whether volunteers see what others found unusual")
-    per_minute: int = Field(600, ge=1, description="requests that change something, per minute and address")
+    per_minute: int = Field(
+        600, ge=1, description="requests that change something, per minute and volunteer; an address has 20 times that"
+    )
 
     @model_validator(mode="after")
     def _some_stream(self) -> Site:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from greenpea.errors import GreenpeaError, did_you_mean
-from greenpea.retirement import Count, Rules, check, limit
+from greenpea.retirement import Consensus, Count, Early, Never, Rules, check, limit
 from greenpea.tree import DecisionTree, Text, shipped
+
+RULES: dict[str, type[BaseModel]] = {"count": Count, "consensus": Consensus, "answer": Early, "never": Never}
 
 
 class Feedback(BaseModel):
@@ -77,18 +79,22 @@ class Workflow(BaseModel):
             raise GreenpeaError(
                 f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
             ) from error
-        own = {
-            key: values[key] for key in cls.model_fields if key != "tree" and isinstance(values, dict) and key in values
-        }
-        rest = {key: value for key, value in values.items() if key not in own} if isinstance(values, dict) else values
-        tree = DecisionTree.from_json(json.dumps(rest), where)
+        if not isinstance(values, dict):
+            raise GreenpeaError(f"{where}: a workflow is a JSON object with the keys 'name' and 'questions'")
+        own = {key: values.pop(key) for key in cls.model_fields if key != "tree" and key in values}
+        for key in values:
+            if key not in DecisionTree.model_fields:
+                known = [*DecisionTree.model_fields, *cls.model_fields]
+                raise GreenpeaError(f"{where}: unknown key {key!r}{did_you_mean(key, known) or ': remove it'}")
+        tree = DecisionTree.from_json(json.dumps(values), where)
         try:
             return cls.model_validate({"tree": tree, **own})
         except ValidationError as error:
+            # It counts the valid parts only, so a list with a fault in it is "too short" as well.
             faults = [fault for fault in error.errors() if fault["type"] != "too_short" or not fault["input"]]
-            raise GreenpeaError("\n".join(f"{where}: {_message(fault)}" for fault in faults[:5])) from error
-        except GreenpeaError as error:
-            raise GreenpeaError(f"{where}: {error}") from error
+            raise GreenpeaError(
+                "\n".join(f"{where}: {_place(fault)}{_message(fault)}" for fault in faults[:5])
+            ) from error
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Workflow:
@@ -102,15 +108,43 @@ class Workflow(BaseModel):
             raise GreenpeaError(f"{path} is not UTF-8 text: save it as UTF-8") from error
 
 
-def _message(fault: Any) -> str:
-    place = ".".join(str(part) for part in fault["loc"]) or "retirement"
-    key = str(fault["loc"][-1]) if fault["loc"] else ""
+def _place(fault: ErrorDetails) -> str:
+    """Return ``"retirement rule 2 (consensus), 'share': "`` for where a fault is."""
+    match fault["loc"]:
+        case ():
+            return ""  # what the rules contradict says itself where it is
+        case ("retirement", int(number)):
+            return f"retirement rule {number + 1}: "
+        case ("retirement", int(number), rule):
+            return f"retirement rule {number + 1} ({rule}): "
+        case ("retirement", int(number), rule, key):
+            return f"retirement rule {number + 1} ({rule}), {key!r}: "
+    return ", ".join(repr(part) for part in fault["loc"]) + ": "
+
+
+def _message(fault: ErrorDetails) -> str:
     match fault["type"]:
-        case "union_tag_invalid" | "union_tag_not_found":
-            return f"{place}: a retirement rule has the key 'rule': count, consensus, answer or never"
+        case "union_tag_invalid":
+            given = str(fault["ctx"]["tag"])
+            return f"there is no rule {given!r}{did_you_mean(given, RULES)}: choose {', '.join(RULES)}"
+        case "union_tag_not_found":
+            return f"it needs the key 'rule': {', '.join(RULES)}"
         case "extra_forbidden":
-            known = {"classifications", "question", "answer", "share", "votes", "right", "wrong"}
-            return f"{place}: unknown key {key!r}{did_you_mean(key, known) or ': remove it'}"
+            known = _keys(fault["loc"])
+            return f"unknown key{did_you_mean(str(fault['loc'][-1]), known) or ': remove it'}"
         case "missing":
-            return f"{place}: the key {key!r} is missing: add it"
-    return f"{place}: {fault['msg'].removeprefix('Value error, ')}"
+            return "the key is missing: add it"
+        case "too_short":
+            return 'it is empty: leave it out for the default, or write [{"rule": "never"}]'
+        case "tuple_type":
+            return "must be a list of rules"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "must be a JSON object"
+    return fault["msg"].removeprefix("Value error, ")
+
+
+def _keys(location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys known where an unknown one stands."""
+    if location[0] == "retirement":
+        return list(RULES[str(location[2])].model_fields)
+    return list(Feedback.model_fields)

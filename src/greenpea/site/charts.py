@@ -140,35 +140,27 @@ def line(
     ``top`` is drawn as a line to be reached, where it is given.
     """
     frame = Frame(len(values), ticks(max(*values, top or 0, 0) if values else 0))
-    if not values or not any(values):
+    if not any(values):
         return _chart(name, title, f"No {what} yet.", _empty(f"no {what} yet"))
-    ends = [(frame.x(i + 1), frame.y(value)) for i, value in enumerate(values)]
-    points = [(frame.x(0), ends[0][1]), *ends]
-    way = "L".join(f"{_round(x)} {_round(y)}" for x, y in points)
-    base = _round(frame.y(0))
-    drawn = [
-        _part("path", class_="area", d=f"M{way}L{_round(ends[-1][0])} {base}L{_round(frame.x(0))} {base}Z"),
-        _part("path", class_="line", d=f"M{way}"),
-        _part(
-            "circle", _part("title", f"now: {values[-1]:,} {what}"), class_="dot", cx=ends[-1][0], cy=ends[-1][1], r=3
-        ),
-    ]
+    drawn = _area(frame, values, f"now: {values[-1]:,} {what}")
     if top:
-        goal = frame.y(top)
-        drawn.append(
-            _part(
-                "line",
-                _part("title", f"all: {top:,}"),
-                class_="goal",
-                x1=frame.left,
-                x2=WIDTH - RIGHT,
-                y1=goal,
-                y2=goal,
-            )
-        )
+        label, goal = _part("title", f"all: {top:,}"), frame.y(top)
+        drawn += _part("line", label, class_="goal", x1=frame.left, x2=WIDTH - RIGHT, y1=goal, y2=goal)
     told = f"From {values[0]:,} to {values[-1]:,} {what}" + (f" of {top:,}." if top else ".")
     places = [frame.x(i + 0.5) for i in range(len(values))]
-    return _chart(name, title, told, _axes(frame, time_labels(starts, step, places)) + Markup("").join(drawn))
+    return _chart(name, title, told, _axes(frame, time_labels(starts, step, places)) + drawn)
+
+
+def _area(frame: Frame, values: Sequence[int], last: str) -> Markup:
+    """Draw a line through values at the ends of their intervals, level before the first, with what lies below."""
+    ends = [(frame.x(0), frame.y(values[0])), *((frame.x(i + 1), frame.y(value)) for i, value in enumerate(values))]
+    way, base = "L".join(f"{_round(x)} {_round(y)}" for x, y in ends), _round(frame.y(0))
+    x, y = ends[-1]
+    return (
+        _part("path", class_="area", d=f"M{way}L{_round(x)} {base}L{_round(frame.x(0))} {base}Z")
+        + _part("path", class_="line", d=f"M{way}")
+        + _part("circle", _part("title", last), class_="dot", cx=x, cy=y, r=3)
+    )
 
 
 def share(value: float, kind: str = "") -> Markup:

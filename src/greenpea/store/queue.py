@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from sqlalchemy import BindParameter, Connection, bindparam, func, insert, select, update
+from sqlalchemy import BindParameter, ColumnElement, Connection, bindparam, func, insert, select, update
 
 from greenpea.errors import GreenpeaError
 from greenpea.store.engine import Database, text_of
@@ -22,7 +22,7 @@ from greenpea.store.values import Counted, HandOut, Stream
 from greenpea.store.workflows import Workflows, open_count
 
 TRIES = 48  # random places looked at together
-SCANNED = 400  # open subjects looked at together, in the order of the ranks or from a random place on
+SCANNED = 100  # open subjects looked at together, in the order of the ranks or from a random place on
 POOLS = {Stream.RANDOM: "main", Stream.AUDIT: "audit", Stream.GOLD: "gold"}
 
 
@@ -153,7 +153,7 @@ class _Handing:
         subject = self.connection.execute(
             select(subjects.c.id).where(subjects.c.subject_id == text_of(subject_id))
         ).scalar_one_or_none()
-        if subject is None or self.banned or self._seen([subject]):
+        if subject is None or self.banned or self._read(SEEN, volunteer=self.volunteer, subject=subject):
             return None
         if subject in self.held:
             return self._again([self.held[subject]])[0]
@@ -268,13 +268,13 @@ class _Handing:
         if not opened:
             return
         places = [int(place) for place in self.rng.integers(0, total, TRIES)]
-        found = self._read(AT_PLACES, pool=pool, places=sorted(set(places)))
+        found = self._read(AT_PLACES, volunteer=self.volunteer, pool=pool, places=sorted(set(places)))
         by_place = {row.place: row.subject for row in found}
         candidates = [by_place[place] for place in places if place in by_place]
         yield from (_Choice(subject, stream, None, 1 / opened) for subject in self._fit(candidates))
         for first, last in ((places[0], total), (0, places[0])):
             while first < last:
-                rows = self._read(FROM_PLACE, pool=pool, first=first, last=last)
+                rows = self._read(FROM_PLACE, volunteer=self.volunteer, pool=pool, first=first, last=last)
                 fit = self._fit([row.subject for row in rows])
                 yield from (_Choice(fit[i], stream, None, 1 / opened) for i in self.rng.permutation(len(fit)))
                 first = rows[-1].place + 1 if len(rows) == SCANNED else last
@@ -282,15 +282,15 @@ class _Handing:
     def _by_rank(self) -> Iterator[_Choice]:
         """Yield the open subjects of the active round that this volunteer has not seen, best first."""
         round = self.connection.execute(ROUND).scalar_one_or_none()
-        rank, size = -1, TRIES
+        rank = -1
         while round is not None:
-            rows = self._read(RANKED, round=round, rank=rank, size=size)
+            rows = self._read(RANKED, volunteer=self.volunteer, round=round, rank=rank)
             chances = {row.subject: row.probability for row in rows}
             fit = self._fit(list(chances))
             yield from (_Choice(subject, Stream.RANK, round, chances[subject]) for subject in fit)
-            if len(rows) < size:
+            if len(rows) < TRIES:
                 return
-            rank, size = rows[-1].rank, 1000
+            rank = rows[-1].rank
 
     def _read(self, statement: Any, **values: Any) -> Sequence[Any]:
         return self.connection.execute(statement, {"major": self.major} | values).all()
@@ -298,18 +298,11 @@ class _Handing:
     # ---- who may be handed out -----------------------------------------------------------------
 
     def _fit(self, candidates: Sequence[int]) -> list[int]:
-        """Return the candidates, in their order, that are neither seen, nor held, nor full with hand-outs."""
+        """Return the unseen candidates, in their order, that are neither held nor full with hand-outs."""
         taken = {*self.held, *self.chosen}
         candidates = [one for one in dict.fromkeys(candidates) if one not in taken]
-        if not candidates:
-            return []
-        seen = self._seen(candidates)
-        candidates = [one for one in candidates if one not in seen]
         full = self._full(candidates) if candidates and self.limit is not None else set()
         return [one for one in candidates if one not in full]
-
-    def _seen(self, candidates: Sequence[int]) -> set[int]:
-        return {row.subject for row in self._read(SEEN, volunteer=self.volunteer, candidates=candidates)}
 
     def _full(self, candidates: Sequence[int]) -> set[int]:
         leased = {row.subject: row.number for row in self._read(LEASED, candidates=candidates, now=self.now)}
@@ -323,11 +316,25 @@ class _Handing:
 # Made once: to build a statement costs as much as to run it.
 _MAJOR: BindParameter[int] = bindparam("major")
 _CANDIDATES: BindParameter[int] = bindparam("candidates", expanding=True)
-# SQLite would rather read every subject, retired or not: it is told which index there is for this.
-_OPEN_PLACES = (
-    select(progress.c.subject, progress.c.place)
-    .where(progress.c.major == _MAJOR, progress.c.pool == bindparam("pool"), progress.c.retired_at.is_(None))
-    .with_hint(progress, "INDEXED BY ix_progress_open", "sqlite")
+
+
+def _unseen(subject: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that the volunteer has not classified a subject, or took it back."""
+    seen = select(classifications.c.id).where(
+        classifications.c.volunteer == bindparam("volunteer"),
+        classifications.c.major == _MAJOR,
+        classifications.c.subject == subject,
+        classifications.c.counted != Counted.UNDONE.value,
+    )
+    return ~seen.exists()
+
+
+# Without the "+ 0" SQLite would search the primary key, and so read every subject, retired or not.
+_OPEN_PLACES = select(progress.c.subject, progress.c.place).where(
+    progress.c.major + 0 == _MAJOR,
+    progress.c.pool == bindparam("pool"),
+    progress.c.retired_at.is_(None),
+    _unseen(progress.c.subject),
 )
 AT_PLACES = _OPEN_PLACES.where(progress.c.place.in_(bindparam("places", expanding=True)))
 FROM_PLACE = (
@@ -338,17 +345,13 @@ FROM_PLACE = (
 ROUND = select(active_round.c.round)
 RANKED = (
     select(ranks.c.rank, ranks.c.subject, ranks.c.probability)
-    .where(ranks.c.round == bindparam("round"), ranks.c.rank > bindparam("rank"), ranks.c.open)
+    .where(
+        ranks.c.round == bindparam("round"), ranks.c.rank > bindparam("rank"), ranks.c.open, _unseen(ranks.c.subject)
+    )
     .order_by(ranks.c.rank)
-    .limit(bindparam("size"))
-    .with_hint(ranks, "INDEXED BY ix_ranks_open", "sqlite")
+    .limit(TRIES)
 )
-SEEN = select(classifications.c.subject).where(
-    classifications.c.volunteer == bindparam("volunteer"),
-    classifications.c.major == _MAJOR,
-    classifications.c.subject.in_(_CANDIDATES),
-    classifications.c.counted != Counted.UNDONE.value,
-)
+SEEN = select(subjects.c.id).where(subjects.c.id == bindparam("subject"), ~_unseen(subjects.c.id))
 LEASED = (
     select(handouts.c.subject, func.count().label("number"))
     .where(

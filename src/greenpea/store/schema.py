@@ -129,9 +129,9 @@ progress = Table(
 )
 Index(
     "ix_progress_open",
-    progress.c.major,
     progress.c.pool,
     progress.c.place,
+    progress.c.major,
     sqlite_where=text("retired_at IS NULL"),
     postgresql_where=text("retired_at IS NULL"),
 )
@@ -220,8 +220,8 @@ ranks = Table(
     "ranks",
     metadata,
     Column("round", Integer, ForeignKey("rounds.id"), primary_key=True),
-    Column("rank", Integer, primary_key=True),
-    Column("subject", Key, ForeignKey("subjects.id"), nullable=False),
+    Column("subject", Key, ForeignKey("subjects.id"), primary_key=True),
+    Column("rank", Integer, nullable=False),
     Column("score", Float, nullable=False),
     Column("probability", Float),
     Column("open", Boolean, nullable=False),

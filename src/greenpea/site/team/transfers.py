@@ -19,11 +19,12 @@ EXPORTS = (
         (
             (
                 "classifications.csv",
-                "One row per classification, in the columns of Zooniverse's export: read by panoptes_aggregation.",
+                "One row per classification, in the columns of Zooniverse's export, with volunteers' names: read by "
+                "panoptes_aggregation.",
             ),
             (
                 "classifications.parquet",
-                "One row per annotation: who was asked what about which subject, the answer, stream, round, "
+                "One row per annotation: the volunteer by public id, subject, question and answer, stream, round, "
                 "selection probability, and whether it counts.",
             ),
         ),
@@ -43,7 +44,7 @@ EXPORTS = (
         "Around it",
         (
             ("subjects.csv", "Every subject with its metadata, its count, and when and why it retired."),
-            ("finds.csv", "What volunteers found unusual, with their comments."),
+            ("finds.csv", "What volunteers found unusual, with their comments and names."),
             (
                 "volunteers.csv",
                 "One row per volunteer: the public id that the other files carry, the name where there is one, "

@@ -216,7 +216,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_progress_open",
         "progress",
-        ["major", "pool", "place"],
+        ["pool", "place", "major"],
         unique=False,
         sqlite_where=sa.text("retired_at IS NULL"),
         postgresql_where=sa.text("retired_at IS NULL"),
@@ -226,14 +226,14 @@ def upgrade() -> None:
     op.create_table(
         "ranks",
         sa.Column("round", sa.Integer(), nullable=False),
-        sa.Column("rank", sa.Integer(), nullable=False),
         sa.Column("subject", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
         sa.Column("score", sa.Float(), nullable=False),
         sa.Column("probability", sa.Float(), nullable=True),
         sa.Column("open", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["round"], ["rounds.id"], name=op.f("fk_ranks_round_rounds")),
         sa.ForeignKeyConstraint(["subject"], ["subjects.id"], name=op.f("fk_ranks_subject_subjects")),
-        sa.PrimaryKeyConstraint("round", "rank", name=op.f("pk_ranks")),
+        sa.PrimaryKeyConstraint("round", "subject", name=op.f("pk_ranks")),
         sqlite_with_rowid=False,
     )
     op.create_index(
