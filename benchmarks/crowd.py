@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import shutil
@@ -156,6 +157,12 @@ class Volunteers:
         self.rng = random.Random(seed)
         self.load = Load(0.0, [], {"next": [], "image": [], "classification": []}, [])
         self.stop = False
+        self.waiting = 0  # classifications sent, and not answered yet
+        self._end = asyncio.Event()
+
+    def stop_soon(self) -> None:
+        """Let every volunteer finish what they have begun."""
+        self._end.set()
 
     async def run(self, seconds: float) -> Load:
         """Classify for so long; return what was seen. Starts counting when every volunteer has arrived."""
@@ -164,7 +171,8 @@ class Volunteers:
             tokens = [await self._arrive(session) for _ in range(self.count)]
             begun = time.perf_counter()
             people = [asyncio.create_task(self._volunteer(session, token)) for token in tokens]
-            await asyncio.sleep(seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._end.wait(), None if math.isinf(seconds) else seconds)
             self.stop = True
             await asyncio.gather(*people)
             self.load.seconds = time.perf_counter() - begun
@@ -192,7 +200,9 @@ class Volunteers:
 
     async def _classify(self, session: aiohttp.ClientSession, headers: dict[str, str], ticket: str) -> None:
         sent = {"uuid": str(uuid.uuid4()), "ticket": ticket, "annotations": self._walk()}
+        self.waiting += 1
         receipt = await self._ask(session, "classification", "POST", "/api/v1/classifications", headers, sent)
+        self.waiting -= 1
         if receipt is not None:
             self.load.acknowledged.append(sent["uuid"])
 

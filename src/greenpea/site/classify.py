@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
 from uuid import UUID, uuid4
@@ -21,7 +21,7 @@ from greenpea.site.languages import LANGUAGES, chosen_language, translator
 from greenpea.site.messages import NewClassification, NewFind
 from greenpea.site.passes import Pass
 from greenpea.site.security import protected
-from greenpea.store import Receipt, Version, Volunteer
+from greenpea.store import Overview, Receipt, Version, Volunteer
 from greenpea.tree import DecisionTree
 
 router = APIRouter(include_in_schema=False)
@@ -30,6 +30,7 @@ Person = Annotated[Volunteer | None, Depends(identity.person)]
 Someone = Annotated[Volunteer, Depends(identity.volunteer)]
 
 YEAR = timedelta(days=365)
+FRESH = timedelta(seconds=10)  # how long the numbers on the home page stand
 PICTURES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -70,9 +71,19 @@ WORDS = (
 @router.get("/")
 def home(request: Request, person: Person) -> HTMLResponse:
     site = site_of(request)
-    overview = site.store.statistics.overview(site.clock())
+    overview = _overview(request)
     some, _ = site.store.subjects.browse(order="newest", limit=9)
     return page(request, "home.html", person, overview=overview, some=some, about=_about(site, request, person)[:1])
+
+
+def _overview(request: Request) -> Overview:
+    """Return the campaign's numbers, counted anew when they are older than a while: counting reads much."""
+    site, state = site_of(request), request.app.state
+    kept: tuple[datetime, Overview] | None = getattr(state, "overview", None)
+    now = site.clock()
+    if kept is None or not kept[0] <= now < kept[0] + FRESH:
+        kept = state.overview = (now, site.store.statistics.overview(now))
+    return kept[1]
 
 
 @router.get("/about")

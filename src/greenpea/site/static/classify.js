@@ -10,6 +10,7 @@ import * as walks from "./walk.js";
 
 const AHEAD = 3; // subjects ready behind the one shown
 const RECENT = 60_000; // ms within which feedback is still of interest
+const ENOUGH_TO_KEEP = 10; // classifications after which an account is offered
 const GUARD = 350; // ms in which a key meant for the page before does not close what has just opened
 
 const config = JSON.parse(document.getElementById("config").textContent);
@@ -349,6 +350,7 @@ function warnNotLasting() {
 function counted(change) {
   state.count = Math.max(0, state.count + change);
   sessionStorage.setItem(`${name}:count`, state.count);
+  if ($("join")) $("join").hidden = state.count < ENOUGH_TO_KEEP;
   $("count").textContent = state.count ? t("{count} classified in this session", { count: state.count }) : "";
 }
 
