@@ -19,7 +19,6 @@ from collections import Counter
 from typing import Any
 
 from crowd import Server, Volunteers, new_database, postgres_server, server, stored
-
 from greenpea.store import Counted, Store
 
 

@@ -13,6 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy import integrate, ndimage, stats
 
+from greenpea import simulate
+from greenpea.classifications import check, tally, votes_of
 from greenpea.errors import GreenpeaError
 from greenpea.simulate import (
     GLOSSARY,
@@ -381,3 +383,24 @@ def test_truth_that_does_not_fit_the_tree_is_refused() -> None:
             classify(broken, two, 5, some, seed=1)
     with pytest.raises(GreenpeaError, match="nobody classifies a subject twice"):
         classify(good, two, 6, some, seed=1)
+
+
+def test_annotations_are_whole_walks_and_count_up_to_what_the_crowd_thinks() -> None:
+    tree, rng = DecisionTree.load("gz-decals-5"), np.random.default_rng(0)
+    truth = {
+        q.slug: rng.beta(1, 3, (2, len(q.answers)))
+        if q.kind == "multiple"
+        else rng.dirichlet(np.ones(len(q.answers)), 2)
+        for q in tree.questions
+    }
+    crowd = simulate.volunteers(40, 1)
+    subject, volunteer = np.repeat([0, 1], 4000), np.tile(np.arange(40), 200)
+    walks = simulate.annotate(truth, tree, crowd, subject, volunteer, rng)
+    for walk in walks[::97]:
+        check(tree, walk)
+    counted = votes_of({"a": tally(walks[:4000]), "b": tally(walks[4000:])}, tree)
+    expected = simulate.expected_fractions(truth, tree, crowd)
+    for question in tree.questions:
+        reached = counted.reached[question.slug]
+        error = np.sqrt(0.25 / np.maximum(reached, 1))[:, None]
+        assert np.all(np.abs(counted.fractions(question.slug) - expected[question.slug]) < 4.5 * error)

@@ -4,7 +4,7 @@ The tutorial, the tests and the benchmarks share it: what is claimed of calibrat
 tested here first. See ``docs/simulation.md``.
 """
 
-from greenpea.simulate.crowd import Volunteers, classify, expected_fractions, volunteers
+from greenpea.simulate.crowd import Volunteers, annotate, classify, expected_fractions, volunteers
 from greenpea.simulate.population import GLOSSARY, at_redshift
 from greenpea.simulate.rendering import Galaxies, galaxies, observe, properties
 
@@ -12,6 +12,7 @@ __all__ = [
     "GLOSSARY",
     "Galaxies",
     "Volunteers",
+    "annotate",
     "at_redshift",
     "classify",
     "expected_fractions",

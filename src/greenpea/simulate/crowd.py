@@ -133,6 +133,28 @@ def classify(
     return votes
 
 
+def annotate(
+    truth: Truth,
+    tree: DecisionTree,
+    volunteers: Volunteers,
+    subject: Int[np.ndarray, " walk"],
+    volunteer: Int[np.ndarray, " walk"],
+    rng: np.random.Generator,
+) -> list[dict[str, list[str]]]:
+    """Return what volunteers answer about subjects, pair by pair (indices): question → answers, each a whole walk.
+
+    For simulations that hand subjects out one by one; `classify` counts a whole crowd's votes at once.
+    """
+    _check_truth(truth, tree)
+    confusion = {question.slug: volunteers.confusion(question) for question in tree.questions}
+    walks: list[dict[str, list[str]]] = [{} for _ in subject]
+    for slug, who, ticks in _walk(truth, tree, confusion, subject, volunteer, rng):
+        answers = tree[slug].answer_slugs
+        for walk, ticked in zip(who.tolist(), ticks.tolist(), strict=True):
+            walks[walk][slug] = [answer for answer, tick in zip(answers, ticked, strict=True) if tick]
+    return walks
+
+
 def _walk(
     truth: Truth,
     tree: DecisionTree,

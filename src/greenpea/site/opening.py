@@ -11,25 +11,27 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI
+from sqlalchemy import select
 
 from greenpea.errors import GreenpeaError, did_you_mean
 from greenpea.settings import Settings
 from greenpea.settings import Site as Chosen
 from greenpea.site.app import create_app
 from greenpea.site.context import utc_now
-from greenpea.store import NewSubject, QueueOptions, Store, Stream
+from greenpea.store import NewSubject, QueueOptions, Store, Stream, Version
+from greenpea.store.schema import subjects as stored
 from greenpea.subjects import RESERVED, SubjectSet
 from greenpea.tables import column_as_strings, find_id_column, read_table, refuse_duplicates
-from greenpea.tree import DecisionTree
+from greenpea.tree import DecisionTree, Question
 from greenpea.workflow import Workflow
 
 STORE, GOLD = "store.sqlite", "gold.csv"
@@ -44,17 +46,23 @@ class Filled:
 
     subjects: int  # in the store
     new: int
-    gold: int
+    gold: int  # in gold.csv
+    unused_gold: int  # of them: they came, or changed, after their subjects were in the store
     version: str
     published: bool  # whether the workflow was new or changed
+    kept: bool  # whether the site's workflow is another than the file's, since somebody published it there
+
+
+def place_of(folder: Path, database: str | None = None) -> str | Path:
+    """Return where a campaign's store is: ``database``, else what the environment names, else DIR/store.sqlite."""
+    return database or os.environ.get(DATABASE) or folder / STORE
 
 
 def open_store(folder: Path, database: str | None = None, settings: Settings | None = None) -> Store:
-    """Open a campaign's store: ``database``, by default the one named in the environment, else DIR/store.sqlite."""
+    """Open a campaign's store (`place_of`); a new one is set up."""
     settings = settings or Settings.load(folder / "campaign.toml")
-    place = database or os.environ.get(DATABASE) or folder / STORE
     group = os.environ.get(GROUP, "1") != "0"
-    return Store.open(place, group=group, options=options_of(settings.site))
+    return Store.open(place_of(folder, database), group=group, options=options_of(settings.site))
 
 
 def options_of(chosen: Chosen) -> QueueOptions:
@@ -81,42 +89,78 @@ def fill(
     it has changed since it was last read. Raises GreenpeaError naming the file at fault.
     """
     workflow = Workflow.load(folder / "workflow.json")
-    before = store.workflows.all()
-    published = not before or all(version.workflow != workflow for version in before)
+    published = _is_news(workflow, store.workflows.all())
     if published:
         store.workflows.publish(workflow, now)
+    active = store.workflows.active()
     subjects = SubjectSet.load(folder)
-    gold = read_gold(folder / GOLD, store.workflows.active().workflow.tree)
+    gold = read_gold(folder / GOLD, active.workflow.tree)
     strangers = sorted(set(gold) - set(subjects.subject_ids))
     if strangers:
         raise GreenpeaError(
             f"{folder / GOLD}: the campaign has no subject {strangers[0]!r}"
             f"{did_you_mean(strangers[0], subjects.subject_ids)}"
         )
+    known = _known_ids(store)
+    rows = [row for row, subject_id in enumerate(subjects.subject_ids) if subject_id not in known]
     new = 0
-    if store.subjects.count() < len(subjects):
-        told = None if report is None else lambda done: report("adding subjects", done / len(subjects), f"{done:,}")
-        new = store.subjects.add(_new_subjects(subjects, folder, gold), now, settings.site.audit_share, told)
-    return Filled(store.subjects.count(), new, len(gold), store.workflows.active().number, published)
+    if rows:
+        told = None if report is None else lambda done: report("adding subjects", done / len(rows), f"{done:,}")
+        new = store.subjects.add(_new_subjects(subjects, rows, folder, gold), now, settings.site.audit_share, told)
+    return Filled(
+        subjects=store.subjects.count(),
+        new=new,
+        gold=len(gold),
+        unused_gold=sum(not _is_stored(store, subject_id, gold[subject_id]) for subject_id in known & gold.keys()),
+        version=active.number,
+        published=published,
+        kept=active.workflow != workflow,
+    )
 
 
-def _new_subjects(subjects: SubjectSet, folder: Path, gold: dict[str, dict[str, list[str]]]) -> Iterator[NewSubject]:
+def _is_news(workflow: Workflow, versions: Sequence[Version]) -> bool:
+    """Whether the file has changed since it was last read; ``versions`` newest first.
+
+    What has no author came from the file. A version published on the site since may have been copied into it.
+    """
+    for version in versions:
+        if version.workflow == workflow:
+            return False
+        if version.author is None:
+            return True
+    return True
+
+
+def _known_ids(store: Store) -> set[str]:
+    with store.database.read() as connection:
+        return set(connection.execute(select(stored.c.subject_id)).scalars())
+
+
+def _is_stored(store: Store, subject_id: str, gold: dict[str, list[str]]) -> bool:
+    subject = store.subjects.get(subject_id)
+    return subject is not None and subject.gold == gold
+
+
+def _new_subjects(
+    subjects: SubjectSet, rows: Sequence[int], folder: Path, gold: dict[str, dict[str, list[str]]]
+) -> Iterator[NewSubject]:
     names = [name for name in subjects.metadata.column_names if name not in RESERVED]
-    columns = {name: subjects.metadata[name].to_pylist() for name in names}
+    columns = {name: [_plain(value) for value in subjects.metadata[name].to_pylist()] for name in names}
     extra = [name for number in range(2, MORE_IMAGES + 1) if (name := f"image_{number}") in columns]
-    for row, subject_id in enumerate(subjects.subject_ids):
+    for row in rows:
+        subject_id = str(subjects.subject_ids[row])
         more = [str(columns[name][row]) for name in extra if columns[name][row]]
         yield NewSubject(
-            subject_id=str(subject_id),
+            subject_id=subject_id,
             images=("", *(str((folder / image).resolve()) for image in more)),
-            metadata={name: _plain(values[row]) for name, values in columns.items() if name not in extra},
-            gold=gold.get(str(subject_id)),
+            metadata={name: values[row] for name, values in columns.items() if name not in extra},
+            gold=gold.get(subject_id),
         )
 
 
 def _plain(value: Any) -> Any:
-    """Return a table's value as JSON has it."""
-    if isinstance(value, float) and not np.isfinite(value):
+    """Return a table's value as JSON has it: what is not a number is null, what has no form there is text."""
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -126,7 +170,8 @@ def _plain(value: Any) -> Any:
 def read_gold(path: Path, tree: DecisionTree) -> dict[str, dict[str, list[str]]]:
     """Read known answers: a column of subject ids, and one per question with the answer's slug.
 
-    A blank cell: not known. Several answers to a question that is ``multiple`` are parted by spaces. No file: {}.
+    A blank cell: not known. Several answers to a question that is ``multiple`` are parted by spaces; where none of
+    them is right there is nothing to write, and nothing is judged. No file: {}.
     Raises GreenpeaError naming file, row and column.
     """
     if not path.is_file():
@@ -142,7 +187,7 @@ def read_gold(path: Path, tree: DecisionTree) -> dict[str, dict[str, list[str]]]
     cells = {name: column_as_strings(table[name]) for name in others}
     gold: dict[str, dict[str, list[str]]] = {}
     for row, subject in enumerate(ids):
-        answers = {name: values[row].split() for name, values in cells.items() if values[row]}
+        answers = {name: _answers(tree[name], values[row]) for name, values in cells.items() if values[row]}
         for name, given in answers.items():
             try:
                 for answer in given:
@@ -152,6 +197,10 @@ def read_gold(path: Path, tree: DecisionTree) -> dict[str, dict[str, list[str]]]
         if answers:
             gold[str(subject)] = answers
     return gold
+
+
+def _answers(question: Question, cell: str) -> list[str]:
+    return list(dict.fromkeys(cell.split())) if question.kind == "multiple" else [cell]
 
 
 def open_site(

@@ -110,6 +110,11 @@ class Pictures:
         self._read_at: int | None = None  # when the file that was read last had been written, ns
         self._missing: set[tuple[int, int]] = set()
 
+    @property
+    def missing(self) -> frozenset[tuple[int, int]]:
+        """The pictures that could not be shown since the start: subject's number, which image."""
+        return frozenset(self._missing)
+
     def kept(self, number: int, index: int) -> Picture | None:
         """Return a picture that is held in memory, without looking at a disk."""
         with self._lock:

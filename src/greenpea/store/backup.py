@@ -9,14 +9,15 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, insert, select, text, type_coerce
-from sqlalchemy.types import BigInteger
+from sqlalchemy import Connection, MetaData, Table, func, insert, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from greenpea.errors import GreenpeaError
 from greenpea.files import replacing
@@ -27,38 +28,63 @@ from greenpea.store.schema import Instant, metadata
 FORMAT = 1
 ABOUT = "about.json"
 BLOCK = 1000
+# What reading a file that was changed by hand, or by a failing disk, can end in.
+DAMAGES = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError),
+    *(KeyError, TypeError, ValueError, AttributeError, OverflowError),
+)
 Report = Callable[[str, float, str], None]
 
 
 def write(database: Database, path: Path, now: datetime, report: Report | None = None) -> dict[str, int]:
-    """Write a backup to ``path``; return how many rows of each table it holds. Nothing is written by half."""
-    with replacing(path) as temporary, database.read() as connection:
-        if database.kind == "postgresql":
-            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        counts: dict[str, int] = {
-            table.name: int(connection.execute(select(func.count()).select_from(table)).scalar_one())
-            for table in metadata.sorted_tables
-        }
-        about = {"format": FORMAT, "revision": migrations.revision(connection), "made_at": now.isoformat()}
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as archive:
-            archive.writestr(ABOUT, json.dumps(about | {"from": database.kind, "rows": counts}, indent=2))
-            for table in metadata.sorted_tables:
-                with archive.open(f"{table.name}.jsonl", "w", force_zip64=True) as file:
-                    for done, line in enumerate(_lines(connection, table), start=1):
-                        file.write(line)
-                        if report and (done % BLOCK == 0 or done == counts[table.name]):
-                            report(table.name, done / counts[table.name], f"{done:,} rows")
+    """Write a backup to ``path``; return how many rows of each table it holds. Nothing is written by half.
+
+    The tables are taken as they are, so that a store of an older revision can be kept before it is upgraded. Only
+    the owner may read the file: it holds password hashes and the key that signs cookies. Raises GreenpeaError
+    where ``path`` cannot be written, or the database holds no store.
+    """
+    if path.is_dir():
+        raise GreenpeaError(f"{path} is a folder: give the name of a file, such as {path / 'backup.zip'}")
+    if migrations.looked_at(database) is None:
+        raise GreenpeaError("the database holds no store, so there is nothing to keep: check its address")
+    try:
+        with replacing(path) as temporary, database.read() as connection:
+            if database.kind == "postgresql":
+                connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            temporary.touch(0o600)
+            return _write(connection, temporary, now, report)
+    except OSError as error:
+        raise GreenpeaError(f"{path} cannot be written ({error.strerror or error}): choose another place") from error
+
+
+def _write(connection: Connection, file: Path, now: datetime, report: Report | None) -> dict[str, int]:
+    tables = _tables(connection)
+    counts: dict[str, int] = {
+        table.name: int(connection.execute(select(func.count()).select_from(table)).scalar_one()) for table in tables
+    }
+    about = {"format": FORMAT, "revision": migrations.revision(connection), "made_at": now.isoformat()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as archive:
+        archive.writestr(ABOUT, json.dumps(about | {"from": connection.dialect.name, "rows": counts}, indent=2))
+        for table in tables:
+            with archive.open(f"{table.name}.jsonl", "w", force_zip64=True) as part:
+                for done, line in enumerate(_lines(connection, table), start=1):
+                    part.write(line)
+                    if report and (done % BLOCK == 0 or done == counts[table.name]):
+                        report(table.name, done / counts[table.name], f"{done:,} rows")
     return counts
 
 
+def _tables(connection: Connection) -> list[Table]:
+    found = MetaData()
+    found.reflect(connection)
+    return [table for table in found.sorted_tables if table.name != "alembic_version"]
+
+
 def _lines(connection: Connection, table: Table) -> Iterator[bytes]:
-    columns = [
-        type_coerce(column, BigInteger).label(column.name) if isinstance(column.type, Instant) else column
-        for column in table.columns
-    ]
-    query = select(*columns).order_by(*table.primary_key.columns)
+    query = select(table).order_by(*table.primary_key.columns)
     for row in connection.execute(query, execution_options={"yield_per": BLOCK}):
-        yield json.dumps(row._asdict(), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        # ASCII: half a character that a program has cut off has no bytes in UTF-8.
+        yield json.dumps(row._asdict(), separators=(",", ":")).encode() + b"\n"
 
 
 def read(database: Database, path: Path, report: Report | None = None) -> dict[str, int]:
@@ -69,37 +95,38 @@ def read(database: Database, path: Path, report: Report | None = None) -> dict[s
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise GreenpeaError(
-            f"{path} is not a backup that can be read ({error}): give a file of 'greenpea backup'"
-        ) from error
+        raise GreenpeaError(f"{path} cannot be read as a backup ({error}): give a file of 'greenpea backup'") from error
     with archive:
-        about = _about(archive, path)
-        if damaged := archive.testzip():
-            raise GreenpeaError(
-                f"{path} is damaged: its part {damaged} does not match its checksum; use another backup"
-            )
-        if about["revision"] != migrations.newest():
-            raise GreenpeaError(
-                f"{path} is of revision {about['revision']}; this Greenpea restores {migrations.newest()}: restore "
-                f"it with the version that made it, then run 'greenpea upgrade'"
-            )
-        migrations.check(database)
-        found: dict[str, int] = database.write(
-            lambda connection: _restore(connection, archive, about["rows"], path, report)
-        )
+        try:
+            rows = _about(archive, path)
+            migrations.check(database)
+            found: dict[str, int] = database.write(lambda connection: _restore(connection, archive, rows, path, report))
+        except GreenpeaError:
+            raise
+        except (*DAMAGES, SQLAlchemyError) as error:
+            reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+            raise GreenpeaError(f"{path} is damaged ({reason}): nothing was restored; use another backup") from error
     return found
 
 
-def _about(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(archive.read(ABOUT))
-    except (KeyError, ValueError) as error:
-        raise GreenpeaError(f"{path} is not a backup of a store: it has no {ABOUT}") from error
-    if about.get("format") != FORMAT:
+def _about(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:
+    """Return table → rows of a backup that is whole and of this version."""
+    if ABOUT not in archive.namelist():
+        raise GreenpeaError(f"{path} is not a backup of a store, it has no {ABOUT}: give a file of 'greenpea backup'")
+    if damaged := archive.testzip():
+        raise GreenpeaError(f"{path} is damaged: its part {damaged} does not match its checksum; use another backup")
+    about = json.loads(archive.read(ABOUT))
+    if about["format"] != FORMAT:
+        raise GreenpeaError(f"{path} has the format {about['format']}; this Greenpea reads {FORMAT}: upgrade Greenpea")
+    made, own = about["revision"], migrations.newest()
+    if made not in migrations.known():
+        raise GreenpeaError(f"{path} is of a newer Greenpea (revision {made}; this one has {own}): upgrade Greenpea")
+    if made != own:
         raise GreenpeaError(
-            f"{path} has the format {about.get('format')}; this Greenpea reads {FORMAT}: upgrade Greenpea"
+            f"{path} is of revision {made}; this Greenpea restores {own}: restore it with the version that made it, "
+            f"then run 'greenpea upgrade'"
         )
-    return dict(about)
+    return {table.name: int(about["rows"][table.name]) for table in metadata.sorted_tables}
 
 
 def _restore(
