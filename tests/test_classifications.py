@@ -178,7 +178,9 @@ def test_count_is_what_counting_by_hand_gives(
 ) -> None:
     tree, walks = values
     subjects = [data.draw(st.sampled_from("zab")) for _ in walks]
-    made = [Classification(str(i), subject, "v", one) for i, (subject, one) in enumerate(zip(subjects, walks, strict=True))]
+    made = [
+        Classification(str(i), subject, "v", one) for i, (subject, one) in enumerate(zip(subjects, walks, strict=True))
+    ]
     votes = count(iter(made), tree)
     assert votes.subject_ids.tolist() == list(dict.fromkeys(subjects))
     for row, subject in enumerate(votes.subject_ids):

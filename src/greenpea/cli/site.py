@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,8 +16,9 @@ from greenpea.cli.screen import console, plain, progress
 from greenpea.errors import GreenpeaError
 
 if TYPE_CHECKING:  # importing the web framework takes a second: only the commands that need it pay
+    from greenpea.site.opening import Filled
     from greenpea.store import ImportReport, Role, Store
-    from greenpea.zooniverse import ImportedWorkflow
+    from greenpea.store.engine import Database
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign's folder.")]
 Address = Annotated[
@@ -28,9 +30,12 @@ Address = Annotated[
         "Default: GREENPEA_DATABASE, else DIR/store.sqlite.",
     ),
 ]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The account's name.")]
+RoleName = Annotated[str, typer.Option(help="volunteer, moderator, scientist or owner.")]
 import_app = typer.Typer(help="Bring in what was classified elsewhere.", no_args_is_help=True)
 export_app = typer.Typer(help="Write what was classified here, for other programs.", no_args_is_help=True)
 people_app = typer.Typer(help="Look after accounts: list, invite, give roles, reset passwords.", no_args_is_help=True)
+FROM_STORE = b"greenpea.store"  # marks a table of votes that was counted here
 SHOWN = 8  # problems listed on the screen
 
 
@@ -47,12 +52,64 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _store(folder: Path, database: str | None) -> Store:
+def _store(folder: Path, database: str | None, new: bool = False) -> Store:
+    """Open a campaign's store; ``new``: also where there is none yet."""
     from greenpea.site.opening import open_store
 
+    _refuse_other(folder)
+    if not new:
+        opened = _database(folder, database)
+        found = _revision(opened)
+        opened.close()
+        if found is None:
+            raise GreenpeaError(f"{folder} has no store yet: 'greenpea serve' makes it, or 'greenpea import'")
+    return open_store(folder, database)
+
+
+def _refuse_other(folder: Path) -> None:
     if not (folder / "campaign.toml").is_file():
         raise GreenpeaError(f"{folder} is not a campaign: make one with 'greenpea init' or 'greenpea simulate'")
-    return open_store(folder, database)
+
+
+def _database(folder: Path, database: str | None) -> Database:
+    """Return a campaign's database, whatever it holds."""
+    from greenpea.site.opening import place_of
+    from greenpea.store import url_of
+    from greenpea.store.engine import Database
+
+    _refuse_other(folder)
+    return Database(url_of(place_of(folder, database)))
+
+
+def _revision(opened: Database) -> str | None:
+    """Return the revision of a store, None where there is none; to look at a file of SQLite would make it."""
+    from greenpea.store import migrations
+
+    place = opened.reader.url.database
+    if opened.kind == "sqlite" and place and not Path(place).exists():
+        return None
+    return migrations.looked_at(opened)
+
+
+def _fill(store: Store, folder: Path) -> Filled:
+    from greenpea.settings import Settings
+    from greenpea.site.opening import fill
+
+    with progress() as report:
+        filled = fill(store, folder, Settings.load(folder / "campaign.toml"), _now(), report)
+    if filled.kept:
+        console.print(
+            f"[yellow]The workflow was published on the site since: version {filled.version} of there counts, not "
+            f"{plain(folder / 'workflow.json')}.[/yellow]",
+            soft_wrap=True,
+        )
+    if filled.unused_gold:
+        console.print(
+            f"[yellow]{filled.unused_gold:,} known answers in {plain(folder / 'gold.csv')} are not used: they came, or "
+            f"were changed, after people could classify their subjects.[/yellow]",
+            soft_wrap=True,
+        )
+    return filled
 
 
 # ---- serving -----------------------------------------------------------------------------------------
@@ -61,7 +118,7 @@ def _store(folder: Path, database: str | None) -> Store:
 def serve(
     folder: Folder,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8000,
     database: Address = None,
     workers: Annotated[int, typer.Option(min=1, help="Server processes; more than one needs PostgreSQL.")] = 1,
     behind: Annotated[
@@ -80,26 +137,29 @@ def serve(
     """
     import uvicorn
 
-    from greenpea.settings import Settings
     from greenpea.site import mail
-    from greenpea.site.opening import CAMPAIGN, DATABASE, QUIET, fill, secret_of
+    from greenpea.site.opening import CAMPAIGN, DATABASE, QUIET, secret_of
 
     mail.mailer(os.environ)
     secret_of(os.environ)
-    store = _store(folder, database)
+    _refuse_taken(host, port)
+    store = _store(folder, database, new=True)
     if workers > 1 and store.database.kind == "sqlite":
         raise GreenpeaError("SQLite is written by one process: leave out --workers, or give a PostgreSQL --database")
-    with progress() as report:
-        filled = fill(store, folder, Settings.load(folder / "campaign.toml"), _now(), report)
+    filled = _fill(store, folder)
     console.print(
         f"[bold]{plain(folder)}[/bold]: {filled.subjects:,} subjects ({filled.new:,} new, {filled.gold:,} with known "
-        f"answers), workflow version {filled.version}, store on {store.database.kind}."
+        f"answers), workflow version {filled.version}, store on {store.database.kind}.",
+        soft_wrap=True,
     )
-    shown = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{port}{prefix}"
+    near = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host
+    shown = f"http://{near}:{port}{prefix.rstrip('/')}"
     if not store.people.owners():
         _invite_owner(store, shown)
     store.close()
-    console.print(f"Volunteers classify at [bold]{shown}/[/bold]; the team looks at {shown}/team. Ctrl-C ends it.")
+    console.print(
+        f"Volunteers classify at [bold]{shown}/[/bold]; the team looks at {shown}/team. Ctrl-C ends it.", soft_wrap=True
+    )
     os.environ |= {CAMPAIGN: str(folder.absolute()), QUIET: "1" if quiet else "0"}
     if database:
         os.environ[DATABASE] = database
@@ -118,6 +178,19 @@ def serve(
     )
 
 
+def _refuse_taken(host: str, port: int) -> None:
+    """Raise GreenpeaError where a port cannot be listened on, before anything is written or promised."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            raise GreenpeaError(
+                f"cannot listen on {host}, port {port} ({error.strerror or error}): choose another --port or --host"
+            ) from error
+
+
 def _invite_owner(store: Store, address: str) -> None:
     from greenpea.store import Role
 
@@ -134,12 +207,15 @@ def _invite_owner(store: Store, address: str) -> None:
 
 def backup(
     folder: Folder,
-    out: Annotated[Path | None, typer.Option(help="The file. Default: DIR/backups/<time>.zip.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file, or a folder to put it into. Default: the folder DIR/backups.")
+    ] = None,
     database: Address = None,
 ) -> None:
     """Write the whole store to one file, while people go on classifying.
 
-    Do not copy store.sqlite by hand: the newest votes are in another file beside it.
+    Do not copy store.sqlite by hand: the newest votes are in another file beside it. A backup holds what is secret
+    as well (addresses, hashes of passwords): only you may read the file.
 
     Examples:
 
@@ -147,11 +223,14 @@ def backup(
     """
     from greenpea.store import backup as backups
 
-    store, now = _store(folder, database), _now()
-    path = out or folder / "backups" / f"{now:%Y%m%d-%H%M%S}.zip"
+    opened, now = _database(folder, database), _now()
+    if _revision(opened) is None:
+        raise GreenpeaError(f"{folder} has no store yet, so there is nothing to keep: 'greenpea serve' makes it")
+    name = f"{folder.resolve().name}-{now:%Y%m%d-%H%M%S}.zip"
+    path = folder / "backups" / name if out is None else out / name if out.is_dir() else out
     with progress() as report:
-        rows = backups.write(store.database, path, now, report)
-    store.close()
+        rows = backups.write(opened, path, now, report)
+    opened.close()
     console.print(
         f"{rows['classifications']:,} classifications by {rows['volunteers']:,} volunteers on {rows['subjects']:,} "
         f"subjects are in [bold]{plain(path)}[/bold] ({path.stat().st_size / 2**20:.1f} MiB).",
@@ -174,20 +253,22 @@ def restore(
 
       greenpea restore galaxies galaxies.zip --database postgresql://greenpea:secret@db/galaxies
     """
-    from greenpea.site.opening import DATABASE, STORE
     from greenpea.store import backup as backups
-    from greenpea.store import url_of
-    from greenpea.store.engine import Database
 
-    opened = Database(url_of(database or os.environ.get(DATABASE) or folder / STORE))
+    opened = _database(folder, database)
     with progress() as report:
         rows = backups.read(opened, file, report)
     opened.close()
-    differences = _store(folder, database).classifications.recount()
+    store = _store(folder, database)
+    differences = store.classifications.recount()
+    store.close()
     console.print(
-        f"{rows['classifications']:,} classifications by {rows['volunteers']:,} volunteers are back; a recount finds "
-        f"{differences:,} differences."
+        f"{rows['classifications']:,} classifications by {rows['volunteers']:,} volunteers on {rows['subjects']:,} "
+        f"subjects are back. {_recounted(differences)}",
+        soft_wrap=True,
     )
+    if differences:
+        raise typer.Exit(1)
 
 
 def upgrade(folder: Folder, database: Address = None) -> None:
@@ -197,16 +278,16 @@ def upgrade(folder: Folder, database: Address = None) -> None:
 
       greenpea upgrade galaxies
     """
-    from greenpea.site.opening import DATABASE, STORE
-    from greenpea.store import migrations, url_of
-    from greenpea.store.engine import Database
+    from greenpea.store import migrations
 
-    opened = Database(url_of(database or os.environ.get(DATABASE) or folder / STORE))
-    with opened.read() as connection:
-        before = migrations.revision(connection)
-    migrations.upgrade(opened)
+    opened = _database(folder, database)
+    before = migrations.upgrade(opened)
     opened.close()
-    console.print(f"The store is at revision {migrations.newest()} (it was at {before or 'none'}).")
+    now = migrations.newest()
+    if before == now:
+        console.print(f"The store is at revision {now} already: nothing to do.")
+    else:
+        console.print(f"The store is at revision {now}; it was {f'at {before}' if before else 'empty'}.")
 
 
 def recount(folder: Folder, database: Address = None) -> None:
@@ -219,9 +300,18 @@ def recount(folder: Folder, database: Address = None) -> None:
     store = _store(folder, database)
     differences = store.classifications.recount()
     store.close()
-    console.print(f"{differences:,} counters differ from a recount of the raw classifications.")
+    console.print(_recounted(differences))
     if differences:
         raise typer.Exit(1)
+
+
+def _recounted(differences: int) -> str:
+    if not differences:
+        return "Every counter equals a recount of the raw classifications."
+    return (
+        f"[red]{differences:,} counters differ from a recount of the raw classifications[/red]: this is a fault of "
+        f"Greenpea. Make a backup and report it."
+    )
 
 
 # ---- in and out --------------------------------------------------------------------------------------
@@ -244,23 +334,21 @@ def import_zooniverse(
 
       greenpea import zooniverse galaxies classifications.csv --workflows workflows.csv
     """
-    from greenpea.zooniverse import keeping, read_classifications
+    from greenpea.zooniverse import keeping, read_classifications, workflow_versions
 
-    store = _store(folder, database)
     unused = classifications.with_suffix(".unused.csv")
+    versions = workflow_versions(workflows, workflow=workflow)
+    store = _store(folder, database, new=True)
+    _fill(store, folder)
     with keeping(unused) as sink, progress() as report:
-        found = read_classifications(classifications, _versions(workflows, workflow), unused=sink)
-        result = store.classifications.import_(found, _now(), lambda done: report("classifications", 0.5, f"{done:,}"))
+        found = read_classifications(classifications, versions, unused=sink)
+        result = store.classifications.import_(found, _now(), lambda done: report("reading", 0.0, f"{done:,} rows"))
     store.close()
+    if not found.report.unused:
+        unused.unlink()
     for line in found.report.summary():
-        console.print(plain(line))
+        console.print(plain(line), soft_wrap=True)
     _show_imported(result, unused, len(found.report.unused))
-
-
-def _versions(path: Path, workflow: str | None) -> list[ImportedWorkflow]:
-    from greenpea.zooniverse import workflow_versions
-
-    return workflow_versions(path, workflow=workflow)
 
 
 def _show_imported(result: ImportReport, unused: Path, rows: int) -> None:
@@ -294,6 +382,8 @@ def export_zooniverse(
     """
     from greenpea.site.exchange import zooniverse_folder
 
+    if out.exists() and not out.is_dir():
+        raise GreenpeaError(f"{out} is a file: give the name of a folder")
     store = _store(folder, database)
     with progress() as report:
         written = zooniverse_folder(store, folder.resolve().name, out, report)
@@ -306,8 +396,8 @@ def export_zooniverse(
 def export_votes(
     folder: Folder,
     out: Annotated[
-        Path, typer.Option(help="A .parquet or .csv file. Default: DIR/votes.parquet, to train on.")
-    ] = Path(),
+        Path | None, typer.Option(help="A .parquet or .csv file. Default: DIR/votes.parquet, to train on.")
+    ] = None,
     database: Address = None,
 ) -> None:
     """Write the counted votes per subject and answer; by default where 'greenpea train' looks for them.
@@ -323,83 +413,153 @@ def export_votes(
 
     from greenpea.files import replacing
 
+    path = out or folder / "votes.parquet"
+    if path.suffix not in (".csv", ".parquet"):
+        raise GreenpeaError(f"{path}: a table of votes is written as .parquet or .csv; give the file such a name")
+    if out is None and path.is_file() and FROM_STORE not in (pq.read_schema(path).metadata or {}):
+        raise GreenpeaError(
+            f"{path} holds votes that came with the subjects, not from this site: move it away, or give --out"
+        )
     store = _store(folder, database)
     votes = store.classifications.votes()
     store.close()
-    path = out or folder / "votes.parquet"
+    table = votes.to_table()
     with replacing(path) as temporary:
         if path.suffix == ".csv":
-            pa_csv.write_csv(votes.to_table(), temporary)
-        elif path.suffix == ".parquet":
-            pq.write_table(votes.to_table(), temporary)
+            pa_csv.write_csv(table, temporary)
         else:
-            raise GreenpeaError(f"{path}: tables of votes are written as .parquet or .csv")
-    console.print(f"{int(votes.total.sum()):,} replies on {len(votes):,} subjects are in [bold]{plain(path)}[/bold].")
+            pq.write_table(table.replace_schema_metadata((table.schema.metadata or {}) | {FROM_STORE: b"1"}), temporary)
+    console.print(
+        f"{int(votes.total.sum()):,} replies to questions about {len(votes):,} subjects are in "
+        f"[bold]{plain(path)}[/bold].",
+        soft_wrap=True,
+    )
 
 
 # ---- people ------------------------------------------------------------------------------------------
 
 
 @people_app.command("list")
-def people_list(folder: Folder, search: str = "", database: Address = None) -> None:
-    """List accounts and the volunteers who classified most."""
-    store = _store(folder, database)
-    rows, _ = store.people.listing(search=search)
+def people_list(
+    folder: Folder,
+    search: Annotated[str, typer.Option(help="Part of a name.")] = "",
+    database: Address = None,
+) -> None:
+    """List those who classified or signed up, the busiest first.
+
+    Examples:
+
+      greenpea people list galaxies --search ada
+    """
+    store = _store(folder, database, new=True)
+    rows, following = store.people.listing(search=search)
     store.close()
-    table = Table("name", "role", "classifications", "agreement", "last seen", "")
+    if not rows:
+        console.print("Nobody yet." if not search else f"Nobody whose name holds {plain(repr(search))}.")
+        return
+    table = Table("name", "role", "classifications", "agreement", "last seen (UTC)", "")
     for row in rows:
         one = row.volunteer
         table.add_row(
             plain(one.shown),
-            one.role.value,
+            one.role.value if not one.anonymous else "–",
             f"{row.classifications:,}",
             "–" if row.agreement is None else f"{row.agreement:.0%}",
             f"{row.last_at:%Y-%m-%d %H:%M}" if row.last_at else "–",
             "banned" if one.banned_at else "",
         )
     console.print(table)
+    if following:
+        console.print(
+            f"The first {len(rows)} are shown: find others with --search, or on the site's page of volunteers."
+        )
 
 
 @people_app.command("add")
 def people_add(
     folder: Folder,
-    name: str,
-    role: Annotated[str, typer.Option(help="volunteer, moderator, scientist or owner.")] = "volunteer",
-    password: Annotated[str, typer.Option(prompt=True, confirmation_prompt=True, hide_input=True)] = "",
+    name: Name,
+    role: RoleName = "volunteer",
+    password: Annotated[
+        str,
+        typer.Option(
+            prompt=True,
+            confirmation_prompt=True,
+            hide_input=True,
+            help="10 characters or more; asked for if not given.",
+        ),
+    ] = "",
     database: Address = None,
 ) -> None:
-    """Make an account."""
-    store = _store(folder, database)
-    one = store.people.sign_up(name, password, _now(), role=_role(role))
+    """Make an account.
+
+    Examples:
+
+      greenpea people add galaxies "Ada Lovelace" --role owner
+    """
+    chosen = _role(role)
+    store = _store(folder, database, new=True)
+    one = store.people.sign_up(name, password, _now(), role=chosen)
     store.close()
-    console.print(f"[bold]{plain(one.shown)}[/bold] is a {one.role.value}.")
+    console.print(f"[bold]{plain(one.shown)}[/bold] has an account: {one.role.value}.")
 
 
 @people_app.command("role")
-def people_role(folder: Folder, name: str, role: str, database: Address = None) -> None:
-    """Give an account a role: volunteer, moderator, scientist or owner."""
+def people_role(
+    folder: Folder,
+    name: Name,
+    role: Annotated[str, typer.Argument(metavar="ROLE", help="volunteer, moderator, scientist or owner.")],
+    database: Address = None,
+) -> None:
+    """Give an account a role.
+
+    A moderator hides comments and bans; a scientist sees everything, edits the workflow and exports as well; an
+    owner gives roles as well.
+
+    Examples:
+
+      greenpea people role galaxies "Ada Lovelace" scientist
+    """
+    chosen = _role(role)
     store = _store(folder, database)
-    store.people.set_role(_account(store, name), _role(role))
+    store.people.set_role(_account(store, folder, name), chosen)
     store.close()
-    console.print(f"[bold]{plain(name)}[/bold] is now {role}.")
+    console.print(f"[bold]{plain(name)}[/bold] is now {chosen.value}.")
 
 
 @people_app.command("reset")
-def people_reset(folder: Folder, name: str, database: Address = None) -> None:
-    """Make a link with which somebody sets a new password, once, within a day."""
+def people_reset(folder: Folder, name: Name, database: Address = None) -> None:
+    """Make a link with which somebody sets a new password, once, within a day.
+
+    Examples:
+
+      greenpea people reset galaxies "Ada Lovelace"
+    """
     store = _store(folder, database)
-    token = store.people.reset_token(_account(store, name), _now())
+    token = store.people.reset_token(_account(store, folder, name), _now())
     store.close()
-    console.print(f"Give {plain(name)} the address of the site, followed by:\n  /reset/{token}", soft_wrap=True)
+    _show_link(f"Give this to {plain(name)}: a new password can be set with it, once, within a day.", f"/reset/{token}")
 
 
 @people_app.command("invite")
-def people_invite(folder: Folder, role: Annotated[str, typer.Option()] = "scientist", database: Address = None) -> None:
-    """Make a link with which somebody joins with a role, once, within a week."""
-    store = _store(folder, database)
-    token = store.people.invite(_role(role), _now())
+def people_invite(folder: Folder, role: RoleName = "scientist", database: Address = None) -> None:
+    """Make a link with which somebody joins with a role, once, within a week.
+
+    Examples:
+
+      greenpea people invite galaxies --role moderator
+    """
+    chosen = _role(role)
+    store = _store(folder, database, new=True)
+    token = store.people.invite(chosen, _now())
     store.close()
-    console.print(f"Give them the address of the site, followed by:\n  /join/{token}", soft_wrap=True)
+    _show_link(f"Whoever opens this first can join as {chosen.value}, within a week.", f"/join/{token}")
+
+
+def _show_link(words: str, path: str) -> None:
+    site = os.environ.get("GREENPEA_URL", "").rstrip("/")
+    where = "" if site else " Put the address of the site before it (GREENPEA_URL is not set)."
+    console.print(f"{words}{where}\n  {plain(site + path)}", soft_wrap=True)
 
 
 def _role(name: str) -> Role:
@@ -410,12 +570,13 @@ def _role(name: str) -> Role:
         return Role(name.lower())
     except ValueError:
         raise GreenpeaError(
-            f"there is no role {name!r}{did_you_mean(name, list(Role))}: choose {', '.join(Role)}"
+            f"there is no role {name!r}{did_you_mean(name.lower(), list(Role))}: choose {', '.join(Role)}"
         ) from None
 
 
-def _account(store: Store, name: str) -> int:
+def _account(store: Store, folder: Path, name: str) -> int:
     one = store.people.by_name(name)
     if one is None:
-        raise GreenpeaError(f"there is no account {name!r}: see 'greenpea people list'")
+        shown = shlex.quote(str(folder))
+        raise GreenpeaError(f"there is no account {name!r}: 'greenpea people list {shown}' shows who has one")
     return one.id

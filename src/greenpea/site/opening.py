@@ -106,7 +106,7 @@ def fill(
     new = 0
     if rows:
         told = None if report is None else lambda done: report("adding subjects", done / len(rows), f"{done:,}")
-        new = store.subjects.add(_new_subjects(subjects, rows, folder, gold), now, settings.site.audit_share, told)
+        new = store.subjects.add(_new_subjects(subjects, rows, gold), now, settings.site.audit_share, told)
     return Filled(
         subjects=store.subjects.count(),
         new=new,
@@ -142,20 +142,28 @@ def _is_stored(store: Store, subject_id: str, gold: dict[str, list[str]]) -> boo
 
 
 def _new_subjects(
-    subjects: SubjectSet, rows: Sequence[int], folder: Path, gold: dict[str, dict[str, list[str]]]
+    subjects: SubjectSet, rows: Sequence[int], gold: dict[str, dict[str, list[str]]]
 ) -> Iterator[NewSubject]:
     names = [name for name in subjects.metadata.column_names if name not in RESERVED]
     columns = {name: [_plain(value) for value in subjects.metadata[name].to_pylist()] for name in names}
     extra = [name for number in range(2, MORE_IMAGES + 1) if (name := f"image_{number}") in columns]
     for row in rows:
         subject_id = str(subjects.subject_ids[row])
-        more = [str(columns[name][row]) for name in extra if columns[name][row]]
         yield NewSubject(
             subject_id=subject_id,
-            images=("", *(str((folder / image).resolve()) for image in more)),
+            images=("", *(_image(columns[name][row], subject_id, name) for name in extra if columns[name][row])),
             metadata={name: values[row] for name, values in columns.items() if name not in extra},
             gold=gold.get(subject_id),
         )
+
+
+def _image(name: Any, subject_id: str, column: str) -> str:
+    """Return the key of a further image: its path, from the campaign's folder."""
+    if str(name).startswith(("http://", "https://", "s3://", "ftp://")):
+        raise GreenpeaError(
+            f"subject {subject_id!r}, column {column!r}: {name} is a web address: download the images and give their paths"
+        )
+    return str(name)
 
 
 def _plain(value: Any) -> Any:
