@@ -503,6 +503,28 @@ def test_an_unfinished_classification_is_taken_up_again(place: Callable[..., Pla
     assert [one.annotations for one in site.stored()] == [{"shape": ["smooth"], "round": ["cigar"], "rare": []}]
 
 
+def test_what_one_person_began_is_not_finished_under_the_name_of_another(
+    place: Callable[..., Place], page: Any
+) -> None:
+    site = place()
+    now = datetime.now(UTC)
+    people = [site.store.people.sign_up(name, "correct horse battery", now) for name in ("ada", "bea")]
+    for person in people:
+        token = identity.open_session(site.app.state.site, person)
+        page.context.add_cookies([{"name": identity.SESSION, "value": token, "url": site.url}])
+        open_page(page, site)  # shape is asked, so nothing that was begun before is taken up
+        page.keyboard.press("1")
+        ready(page, "round")
+    page.reload()
+    ready(page, "round")
+    page.keyboard.press("1")
+    ready(page, "rare")
+    page.keyboard.press("Enter")
+    ready(page)
+    all_sent(page)
+    assert [one.volunteer.name for one in site.stored()] == ["bea"]
+
+
 def test_a_new_version_of_the_workflow_is_taken_up(place: Callable[..., Place], page: Any) -> None:
     site = place(subjects=12)
     open_page(page, site)
@@ -550,6 +572,7 @@ def test_this_is_unusual(place: Callable[..., Place], page: Any) -> None:
     page.keyboard.press("f")
     page.locator("#comment").fill("A green pea? <b>really</b>")
     page.keyboard.press("Control+Enter")
+    playwright.expect(page.locator("#toast")).to_contain_text("Thank you!")
     all_sent(page)
     found, _ = site.store.finds.all()
     assert [find.comment for find in found] == ["A green pea? <b>really</b>"]

@@ -26,9 +26,21 @@ import sqlalchemy as sa
 
 from greenpea.classifications import Classification
 from greenpea.errors import GreenpeaError
-from greenpea.store import Counted, NewSubject, QueueOptions, Role, Store, Stream, Submission, backup
+from greenpea.store import (
+    Counted,
+    NewSubject,
+    QueueOptions,
+    Role,
+    Store,
+    Stream,
+    Submission,
+    backup,
+    identities,
+    people,
+    queue,
+    workflows,
+)
 from greenpea.store import classifications as taking
-from greenpea.store import identities, people, queue, workflows
 from greenpea.store import subjects as adding
 from greenpea.store.schema import handouts, progress, ranks
 from site_hands import NOW, artifact, classify, drop_database, fill_store, new_database, submission, workflow
@@ -363,7 +375,9 @@ def test_one_uuid_for_two_subjects_at_once_is_refused(
     assert sorted(receipt.error is None for receipt in receipts) == [False, True]
 
 
-def test_a_recount_while_people_vote_is_of_one_state(pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recount_while_people_vote_is_of_one_state(
+    pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`recount` compares counters and classifications on one state of the database: 0, always."""
     store, other = pair
     fill_store(store, 2)
@@ -828,7 +842,7 @@ BEFORE = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))
     [
         {"finished_at": BEYOND},
         {"started_at": BEFORE},
-        {"started_at": datetime(2026, 1, 1)},  # noqa: DTZ001
+        {"started_at": datetime(2026, 1, 1)},
         {"metadata": {"z": float("nan")}},
         {"metadata": {"half": "\ud83d"}},
         {"uuid": "-" * 100 + uuid.uuid4().hex},
@@ -896,9 +910,7 @@ def _odd_import(store: Store) -> Any:
     ],
     ids=lambda action: "",
 )
-def test_what_does_not_fit_is_refused_in_words_on_either_database(
-    store: Store, action: Callable[[Store], Any]
-) -> None:
+def test_what_does_not_fit_is_refused_in_words_on_either_database(store: Store, action: Callable[[Store], Any]) -> None:
     """Errors a person can cause are GreenpeaError, and the same on SQLite and PostgreSQL."""
     fill_store(store, 1)
     one = store.people.anonymous(NOW)
@@ -991,7 +1003,7 @@ def _crowd(url: str, seed: int, told: Pipe) -> None:
 
 
 def test_two_processes_doing_everything_at_once_keep_every_promise(database: str) -> None:
-    """Counters equal a recount, nobody counts twice, nothing fails, ranks follow retirement: two processes, 16 threads."""
+    """Counters equal a recount, nobody counts twice, nothing fails, ranks follow retirement."""
     store = fill_store(Store.open(database), 60, limit=6, audit_share=0.2)
     round = store.rounds.create("model", 0, {}, NOW)
     store.rounds.publish(round, [(f"s{i}", 1.0) for i in range(30)])

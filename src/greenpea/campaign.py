@@ -3,7 +3,7 @@
 ::
 
     DIR/campaign.toml       the settings, commented
-        workflow.json       the decision tree
+        workflow.json       the decision tree, when to retire, what volunteers are told
         subjects.parquet    who is classified, and where the images are
         votes.parquet       counts per subject and answer
         runs/0001/          one checkpoint a training

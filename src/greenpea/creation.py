@@ -18,10 +18,12 @@ from greenpea.errors import GreenpeaError
 from greenpea.files import replacing
 from greenpea.learning.model import Report, silent
 from greenpea.settings import Settings
+from greenpea.simulate.guide import GUIDE, TUTORIAL
 from greenpea.subjects import SubjectSet
 from greenpea.tables import read_table
 from greenpea.tree import DecisionTree
 from greenpea.votes import Votes, incomplete, read_votes
+from greenpea.workflow import Workflow
 
 LARGEST_DEFAULT = 64  # pixels a side, unless the settings ask for more
 
@@ -42,7 +44,7 @@ class Imported:
 
 def create(
     folder: str | Path,
-    tree: str | Path | DecisionTree,
+    tree: str | Path | DecisionTree | Workflow,
     subjects: str | Path | SubjectSet,
     votes: str | Path | Votes | None = None,
     id_column: str | None = None,
@@ -51,14 +53,15 @@ def create(
 ) -> tuple[Campaign, Imported]:
     """Make a campaign's folder from subjects and, if there are any yet, votes.
 
-    ``tree`` is a shipped tree's name or a JSON file; ``subjects`` a folder of images or a table; ``votes`` a
+    ``tree`` is a shipped tree's name or a JSON file, of a tree alone or of a whole workflow; ``subjects`` a folder of images or a table; ``votes`` a
     table of counts, by default the table of subjects itself where it has such columns, or votes already read
     (`read_votes` takes a mapping of columns). Nothing is written unless everything is in order; raises
     GreenpeaError otherwise.
     """
     folder = Path(folder)
     refuse_existing(folder)
-    tree = tree if isinstance(tree, DecisionTree) else DecisionTree.load(tree)
+    workflow = _workflow(tree)
+    tree = workflow.tree
     path = subjects if isinstance(subjects, str | Path) else None
     # A folder has no columns: the id column is then that of the votes.
     own_id = None if path and Path(path).is_dir() else id_column
@@ -70,7 +73,7 @@ def create(
         settings = settings.override([f"images.size={size}"])
     with replacing(folder) as temporary:
         temporary.mkdir()
-        write(temporary, tree, subject_set, found, settings)
+        write(temporary, workflow, subject_set, found, settings)
     columns = subject_set.metadata.column_names if votes is None else _columns(votes)
     return Campaign.open(folder), _imported(subject_set, tree, found, columns)
 
@@ -87,10 +90,16 @@ def refuse_existing(folder: Path) -> None:
         raise GreenpeaError(f"{folder} is not empty: choose a new folder, or remove that one first")
 
 
-def write(folder: Path, tree: DecisionTree, subjects: SubjectSet, votes: Votes | None, settings: Settings) -> None:
+def _workflow(tree: str | Path | DecisionTree | Workflow) -> Workflow:
+    if isinstance(tree, Workflow):
+        return tree
+    return Workflow(tree=tree) if isinstance(tree, DecisionTree) else Workflow.load(tree)
+
+
+def write(folder: Path, workflow: Workflow, subjects: SubjectSet, votes: Votes | None, settings: Settings) -> None:
     """Write the files of a new campaign into an existing, empty folder."""
     (folder / SETTINGS).write_text(settings.to_toml(), encoding="utf-8")
-    (folder / WORKFLOW).write_text(tree.to_json(), encoding="utf-8")
+    (folder / WORKFLOW).write_text(workflow.to_json(), encoding="utf-8")
     subjects.save(folder)
     if votes is not None:
         pq.write_table(votes.to_table(), folder / VOTES)
@@ -155,7 +164,7 @@ def simulate(
         subjects = SubjectSet.from_folder(temporary / "images")
         pq.write_table(_truth_table(some, simulation.expected_fractions(some.truth, tree, crowd)), temporary / TRUTH)
         settings = Settings().override([f"images.size={size}", *overrides])
-        write(temporary, tree, subjects, cast, settings)
+        write(temporary, Workflow(tree=tree, tutorial=TUTORIAL, guide=GUIDE), subjects, cast, settings)
     campaign = Campaign.open(folder)
     return campaign, _imported(campaign.subjects, tree, cast)
 

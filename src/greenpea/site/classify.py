@@ -193,6 +193,7 @@ def _config(version: Version, language: str, base: str, person: Volunteer | None
     return {
         "base": base,
         "language": language,
+        "who": person.public if person else None,
         "anonymous": person is None or person.anonymous,
         "version": {"id": version.id, "number": version.number},
         "tree": {

@@ -129,11 +129,18 @@ function preload(url) {
 function advance() {
   while (state.queue.length && expired(state.queue[0])) seen.delete(state.queue.shift().subject_id);
   state.current = state.queue.shift() ?? null;
+  forget();
   if (state.current) begin(state.current);
   else if (state.renew) renew();
   else if (state.done) show("exhausted");
   else show("loading");
   fill();
+}
+
+/** Let go of images that will not be shown again. */
+function forget() {
+  const near = new Set([state.current, state.last, ...state.queue].flatMap((subject) => subject?.images ?? []));
+  for (const url of images.keys()) if (!near.has(url)) images.delete(url);
 }
 
 function expired(subject) {
@@ -266,7 +273,7 @@ function skip() {
 function draft() {
   if (!keeping) return undefined;
   const { current, queue, last } = state;
-  return structuredClone({ major: major(config.version.number), current, queue, last });
+  return structuredClone({ who: config.who, major: major(config.version.number), current, queue, last });
 }
 
 async function send(entries) {
@@ -290,7 +297,7 @@ function keep() {
 
 async function resume() {
   const kept = keeping ? await storage.draft() : null;
-  if (!kept || kept.major !== major(config.version.number)) return;
+  if (!kept || kept.major !== major(config.version.number) || !ours(kept)) return;
   const usable = [kept.current, ...kept.queue].filter((subject) => subject && !expired(subject));
   for (const subject of [...usable, kept.last]) if (subject) seen.add(subject.subject_id);
   const begun = usable[0] && Object.keys(usable[0].walk.answers).length > 0;
@@ -299,6 +306,14 @@ async function resume() {
   usable.flatMap((subject) => subject.images).forEach(preload);
   if (usable.length) advance();
   if (begun) say(t("We went on where you left off."));
+}
+
+/**
+ * Whether a draft is of the person who is here now: its tickets would count under the name they were made for. A first
+ * visit begins without a name.
+ */
+function ours({ who }) {
+  return who === config.who || (who === null && config.anonymous);
 }
 
 /** One tab keeps what is under way: a second one must not go on with the same subject. */
