@@ -1,9 +1,13 @@
-"""What the documents say is true: examples run, files exist, commands are described."""
+"""What the documents say is true: examples run, files exist, commands, settings and variables are described."""
 
 from __future__ import annotations
 
 import re
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +15,12 @@ from PIL import Image
 from typer.main import get_command
 
 from greenpea.cli import app
+from greenpea.settings import Settings, Site
+from site_hands import make_site, serving
 
 ROOT = Path(__file__).parent.parent
+FILES = {"trees", "templates"}  # folders without code: the line of what reads them names them
+SITE = "http://localhost:8000"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -33,34 +41,131 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("index", range(len(_fenced(ROOT / "README.md", "python"))))
+def _examples() -> list[str]:
+    return [code for code in _fenced(ROOT / "README.md", "python") if SITE not in code]
+
+
+@pytest.mark.parametrize("index", range(len(_examples())))
 def test_readme_examples_run(index: int, workplace: Path) -> None:
-    exec(compile(_fenced(ROOT / "README.md", "python")[index], f"README example {index + 1}", "exec"), {})
+    exec(compile(_examples()[index], f"README example {index + 1}", "exec"), {})
     if index == 0:
         assert (workplace / "catalogue.parquet").is_file()
 
 
+def test_the_readmes_volunteer_classifies(tmp_path: Path) -> None:
+    (code,) = (code for code in _fenced(ROOT / "README.md", "python") if SITE in code)
+    application, store = make_site(tmp_path, subjects=12)
+    with serving(application) as url:
+        exec(compile(code.replace(SITE, url), "README, the client", "exec"), {})
+    assert store.statistics.overview(datetime.now(UTC)).counted == 10
+    store.close()
+
+
+# ---- commands ----------------------------------------------------------------------------------------
+
+
+def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every command with its words, such as "tree list"; groups as well."""
+    for name, command in getattr(group, "commands", {}).items():
+        yield before + name, command
+        yield from _commands(command, f"{before}{name} ")
+
+
+COMMANDS = dict(_commands(get_command(app)))
+GROUPS = {words for words, command in COMMANDS.items() if hasattr(command, "commands")}
+
+
+def _named_in(page: Path) -> Iterator[str]:
+    """Yield what stands after `greenpea` on each line of the page's shell examples."""
+    for line in "\n".join(_fenced(page, "console") + _fenced(page, "sh")).splitlines():
+        if line.startswith("greenpea "):
+            yield line.partition("#")[0].removeprefix("greenpea ").strip()
+
+
 def test_every_command_the_documents_name_exists() -> None:
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    trees = commands["tree"].commands
     for page in PAGES:
-        for word, second in re.findall(r"greenpea (\w+)(?: (\w+))?", "\n".join(_fenced(page, "console"))):
-            assert word in commands, f"{page.name}: greenpea {word}"
-            assert word != "tree" or second in trees, f"{page.name}: greenpea tree {second}"
+        for line in _named_in(page):
+            words = line.split()
+            assert words[0] in COMMANDS, f"{page.name}: greenpea {line}"
+            assert words[0] not in GROUPS or " ".join(words[:2]) in COMMANDS, f"{page.name}: greenpea {line}"
+
+
+def test_every_option_the_documents_name_exists() -> None:
+    for page in PAGES:
+        for line in _named_in(page):
+            command = COMMANDS[" ".join(line.split()[: 2 if line.split()[0] in GROUPS else 1])]
+            known = {option for parameter in command.params for option in parameter.opts}
+            for option in re.findall(r"(?<=\s)--[a-z-]+", line):
+                assert option in known, f"{page.name}: greenpea {line}"
 
 
 def test_every_command_is_in_the_readme_or_the_changelog() -> None:
     said = (ROOT / "README.md").read_text() + (ROOT / "CHANGELOG.md").read_text()
-    for name in get_command(app).commands:  # type: ignore[attr-defined]
-        if name != "info":
+    for name in COMMANDS:
+        if " " not in name and name != "info":
             assert f"greenpea {name}" in said, name
+
+
+def test_every_command_of_a_group_is_described() -> None:
+    said = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    # "greenpea people list|add" names both.
+    pairs = re.findall(r"greenpea (\w+) (\w+(?:\|\w+)*)", said)
+    named = {f"{group} {word}" for group, words in pairs for word in words.split("|")}
+    for name in COMMANDS:
+        if " " in name:
+            assert name in named, name
+
+
+# ---- settings and variables --------------------------------------------------------------------------
+
+
+def test_the_settings_of_the_site_are_documented_with_their_defaults() -> None:
+    (block,) = _fenced(ROOT / "docs" / "serving.md", "toml")
+    shown = tomllib.loads(block)
+    assert list(shown["site"]) == list(Site.model_fields)
+    assert Settings.of(shown) == Settings()
+
+
+def test_every_environment_variable_is_documented() -> None:
+    said = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    used = {
+        name
+        for path in (ROOT / "src").rglob("*.py")
+        for name in re.findall(r"\bGREENPEA_[A-Z_]+", path.read_text(encoding="utf-8"))
+    }
+    documented = set(re.findall(r"\bGREENPEA_[A-Z_]+", said))
+    assert used == documented
+
+
+# ---- files -------------------------------------------------------------------------------------------
+
+
+def _links(page: Path) -> Iterator[tuple[Path, str]]:
+    """Yield (file, anchor) of the links of a page that lead to the project's own files."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if not target.startswith("http"):
+            path, _, anchor = target.partition("#")
+            yield (page.parent / path if path else page), anchor
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as the usual hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_links_lead_somewhere() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for path, anchor in _links(page):
+            assert path.exists(), f"{page.name}: {path}"
+            assert not anchor or anchor in _anchors(path), f"{page.name}: {path.name}#{anchor}"
+
+
+def test_every_document_is_linked() -> None:
+    linked = {path.resolve() for page in PAGES for path, _ in _links(page)}
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.resolve() in linked, page.name
 
 
 def test_the_architecture_names_every_room() -> None:
@@ -68,7 +173,16 @@ def test_the_architecture_names_every_room() -> None:
     for path in (ROOT / "src" / "greenpea").iterdir():
         if path.name.startswith("_") or path.name in {"py.typed", "errors.py", "files.py"}:
             continue
-        assert path.name in said, path.name
+        assert (f"  {path.name}/ " if path.is_dir() and path.name not in FILES else path.name) in said, path.name
+
+
+def test_the_architecture_shows_the_layers_that_are_checked() -> None:
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"][0]
+    layers = [set(re.findall(r"greenpea\.(\w+)", layer)) for layer in told["layers"]]
+    said = (ROOT / "docs" / "architecture.md").read_text().partition("## Layers")[2].partition("```")[2]
+    lines = said.partition("```")[0].strip().splitlines()
+    shown = [set(re.findall(r"\w+", line.partition("   ")[0])) for line in lines]
+    assert shown == [layer for layer in layers if layer != {"__main__"}]
 
 
 def test_makefile_targets_the_readme_names_exist() -> None:

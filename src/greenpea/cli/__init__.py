@@ -82,8 +82,7 @@ def init(
     _show_import(folder, imported)
     size = campaign.settings.images.size
     console.print(f"Images are prepared at {size} × {size} pixels; settings are in {plain(folder / 'campaign.toml')}.")
-    if imported.with_votes:
-        say_next("train", folder)
+    say_next("train" if imported.with_votes else "serve", folder)
 
 
 def _show_import(folder: Path, imported: Imported) -> None:

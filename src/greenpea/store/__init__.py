@@ -11,7 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from greenpea.store import migrations
 from greenpea.store.classifications import Classifications
@@ -109,11 +110,10 @@ class Store:
 
     def _secret(self) -> bytes:
         def write(connection: Connection) -> str:
-            known = connection.execute(select(meta.c.value).where(meta.c.key == "secret")).scalar_one_or_none()
-            if known is None:
-                known = secrets.token_hex(32)
-                connection.execute(insert(meta).values(key="secret", value=known))
-            return known
+            # Two processes may set up a new store at the same moment: the first one's secret stays.
+            new = _insert(connection).values(key="secret", value=secrets.token_hex(32))
+            connection.execute(new.on_conflict_do_nothing())
+            return str(connection.execute(select(meta.c.value).where(meta.c.key == "secret")).scalar_one())
 
         return bytes.fromhex(self.database.write(write))
 
@@ -124,5 +124,9 @@ def url_of(place: str | Path) -> str:
 
 
 def _set(connection: Connection, key: str, value: str) -> None:
-    if not connection.execute(update(meta).where(meta.c.key == key).values(value=value)).rowcount:
-        connection.execute(insert(meta).values(key=key, value=value))
+    new = _insert(connection).values(key=key, value=value)
+    connection.execute(new.on_conflict_do_update(index_elements=[meta.c.key], set_={"value": value}))
+
+
+def _insert(connection: Connection) -> sqlite.Insert | postgresql.Insert:
+    return postgresql.insert(meta) if connection.dialect.name == "postgresql" else sqlite.insert(meta)

@@ -155,11 +155,13 @@ def _fill(connection: Connection, table: Table, archive: zipfile.ZipFile, expect
     merged: list[dict[str, Any]] = []
     done = 0
     instants = [column.name for column in table.columns if isinstance(column.type, Instant)]
-    statement = insert(table)
+    names, statement = set(table.columns.keys()), insert(table)
     with archive.open(f"{table.name}.jsonl") as file:
         lines = iter(io.TextIOWrapper(file, encoding="utf-8"))
         while block := [json.loads(line) for line in islice(lines, BLOCK)]:
             for row in block:
+                if row.keys() != names:
+                    raise ValueError(f"a row of {table.name} has other columns than the table")
                 for name in instants:
                     row[name] = Instant().process_result_value(row[name], connection.dialect)
                 if row.get("merged_into") is not None:

@@ -16,7 +16,7 @@ from greenpea import retirement
 from greenpea.classifications import Classification, Tally
 from greenpea.errors import GreenpeaError
 from greenpea.store import counters, identities
-from greenpea.store.engine import Database, text_of
+from greenpea.store.engine import Database, padded, text_of
 from greenpea.store.schema import classifications, handouts, pools, progress, subjects, versions, volunteers
 from greenpea.store.values import Counted, ImportReport, Receipt, Stored, Stream, Submission
 from greenpea.store.workflows import Workflows, rules_of, workflow_of
@@ -250,11 +250,11 @@ class _Taking:
         self.more: dict[int, int] = {}  # volunteer → classifications that count
 
     def _majors(self, ids: set[int]) -> dict[int, int]:
-        rows = self.connection.execute(MAJORS, {"ids": sorted(ids)})
+        rows = self.connection.execute(MAJORS, {"ids": padded(ids)})
         return {row.id: row.major for row in rows}
 
     def _stored(self, ids: set[str]) -> dict[str, tuple[int, int, str, bool]]:
-        rows = self.connection.execute(STORED, {"ids": sorted(ids)})
+        rows = self.connection.execute(STORED, {"ids": padded(ids)})
         return {row.uuid: (row.volunteer, row.subject, row.counted, row.after_retirement) for row in rows}
 
     def _live(self) -> set[tuple[int, int, int]]:
@@ -264,9 +264,9 @@ class _Taking:
         pairs SQLite would read the whole index.
         """
         wanted = {
-            "volunteers": sorted(set(self.volunteers.values())),
-            "majors": sorted(set(self.majors.values())),
-            "subjects": sorted({subject for _, subject in self.counters}),
+            "volunteers": padded(set(self.volunteers.values())),
+            "majors": padded(set(self.majors.values())),
+            "subjects": padded({subject for _, subject in self.counters}),
         }
         rows = self.connection.execute(LIVE_ONES, wanted)
         return {(volunteer, major, subject) for volunteer, major, subject in rows}
@@ -343,8 +343,8 @@ class _Taking:
         changed = [counter for _, counter in sorted(self.counters.items()) if counter.changed]
         _save(self.connection, changed)
         counters.open_or_close(self.connection, [counter for counter in changed if counter.closed], -1)
-        if closed := sorted({one.handout for one in arrived if one.handout is not None}):
-            self.connection.execute(CLOSE, {"ids": closed, "at": now})
+        if closed := {one.handout for one in arrived if one.handout is not None}:
+            self.connection.execute(CLOSE, {"ids": padded(closed), "at": now})
         identities.add_to_counts(self.connection, self.more)
 
 
@@ -352,7 +352,7 @@ def _locked(connection: Connection, places: set[Place]) -> dict[Place, _Counter]
     """Return the counters of (major, subject) pairs, locked until the transaction ends."""
     rows = connection.execute(
         LOCKED,
-        {"majors": sorted({major for major, _ in places}), "subjects": sorted({subject for _, subject in places})},
+        {"majors": padded({major for major, _ in places}), "subjects": padded({subject for _, subject in places})},
     )
     return {
         (row.major, row.subject): _Counter(

@@ -7,15 +7,16 @@ fsync for all of them (group commit). On SQLite every write transaction is ``BEG
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -28,6 +29,7 @@ ATTEMPTS = 5  # for a transaction that lost against another process
 LOST_A_RACE = {"40001", "40P01"}
 
 Single = Callable[[Connection], Any]
+Item = TypeVar("Item", int, str)
 Many = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 
 
@@ -90,6 +92,15 @@ def text_of(value: str) -> str:
     return value.replace("\x00", "")
 
 
+def padded(values: Iterable[Item]) -> list[Item]:
+    """Return values in order, the last repeated up to the next power of two.
+
+    A list in a statement is as many parameters: few lengths are few statements for the database to prepare.
+    """
+    some = sorted(values)
+    return some + some[-1:] * ((1 << max(len(some) - 1, 0).bit_length()) - len(some))
+
+
 class Database:
     """Two engines on one database, and the thread that writes."""
 
@@ -97,6 +108,7 @@ class Database:
         self.reader, self.writer = engine_for(url, write=False), engine_for(url, write=True)
         self.kind: str = self.writer.dialect.name
         self.last_commit: datetime | None = None
+        self._commits, self._look_after = 0, 300
         self.group = group
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -129,6 +141,12 @@ class Database:
         """How many writes are queued."""
         return self._jobs.qsize()
 
+    def analyze(self) -> None:
+        """Let PostgreSQL count what its tables hold: without, it plans as if they were empty."""
+        if self.kind == "postgresql":
+            with self.writer.begin() as connection:
+                connection.exec_driver_sql("ANALYZE")
+
     def close(self) -> None:
         """Write what is queued, then let go of the database."""
         with self._starting:
@@ -158,12 +176,16 @@ class Database:
                     stop = True
                     break
                 jobs.append(another)
-            self._commit(jobs)
+            # Whoever gave up waiting in the queue is left out; from here on nobody can.
+            self._commit([job for job in jobs if job.done.set_running_or_notify_cancel()])
+            self._look()
             if stop:
                 return
 
     def _commit(self, jobs: list[_Job]) -> None:
         """Run jobs in one transaction; if it cannot be, each in its own, so that none spoils another."""
+        if not jobs:
+            return
         try:
             results = self._transaction(jobs)
         except BaseException as error:  # whoever waits must hear of it, whatever it was
@@ -176,6 +198,14 @@ class Database:
         self.last_commit = datetime.now(UTC)
         for job, result in zip(jobs, results, strict=True):
             job.done.set_result(result)
+
+    def _look(self) -> None:
+        """Refresh PostgreSQL's statistics as the tables fill: its own come only after minutes."""
+        self._commits += 1
+        if self._commits == self._look_after:
+            self._look_after *= 3
+            with contextlib.suppress(DBAPIError):  # a help, and no more: the next time will do
+                self.analyze()
 
     def _transaction(self, jobs: list[_Job]) -> list[Any]:
         for attempt in range(ATTEMPTS):

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
+from greenpea.store.engine import padded
 from greenpea.store.schema import volunteers
 from greenpea.store.values import Role, Volunteer
 
@@ -44,7 +45,7 @@ def whereabouts(connection: Connection, ids: set[int] | list[int]) -> dict[int, 
     found: dict[int, tuple[int, bool]] = {}
     asked = {id: id for id in ids}
     while asked:
-        rows = connection.execute(WHEREABOUTS, {"ids": sorted(set(asked.values()))})
+        rows = connection.execute(WHEREABOUTS, {"ids": padded(set(asked.values()))})
         into = {row.id: (row.merged_into, row.banned_at is not None) for row in rows}
         found |= {first: (now, into[now][1]) for first, now in asked.items() if now in into and into[now][0] is None}
         asked = {first: into[now][0] for first, now in asked.items() if now in into and into[now][0] is not None}

@@ -15,7 +15,7 @@ import numpy as np
 from sqlalchemy import BindParameter, ColumnElement, Connection, bindparam, func, insert, select, update
 
 from greenpea.errors import GreenpeaError
-from greenpea.store.engine import Database, text_of
+from greenpea.store.engine import Database, padded, text_of
 from greenpea.store.schema import active_round, classifications, handouts, progress, ranks, subjects, volunteers
 from greenpea.store.subjects import subjects_by_number
 from greenpea.store.values import Counted, HandOut, Stream
@@ -135,6 +135,7 @@ class _Handing:
         self.volunteer, self.classified, self.banned = row.id, row.number, row.banned_at is not None
         self.held = {row.subject: row for row in self._read(HELD, volunteer=self.volunteer, now=now)}
         self.chosen: dict[int, _Choice] = {}
+        self.passed: set[int] = set()
         self.wells: dict[Stream, Iterator[_Choice]] = {}  # what each stream would give next
 
     # ---- handing out ---------------------------------------------------------------------------
@@ -144,8 +145,10 @@ class _Handing:
             return []
         again = [] if holding is None else [row for row in self.held.values() if row.id not in set(holding)]
         again = again[:count]
-        for _ in range(count - len(again)):
-            if not self._choose():
+        while len(self.chosen) < count - len(again):
+            found = [self._choose() for _ in range(count - len(again) - len(self.chosen))]
+            self._give_up_taken()
+            if not all(found):
                 break
         return self._again(again) + self._new(list(self.chosen.values()))
 
@@ -226,22 +229,23 @@ class _Handing:
             if stream not in self.wells:
                 self.wells[stream] = self._by_rank() if stream is Stream.RANK else self._at_random(stream)
             for choice in self.wells[stream]:
-                # Streams may meet in a subject; and somebody else may have taken the last place on it just now.
-                if choice.subject not in self.chosen and self._still_free(choice.subject):
+                if choice.subject not in self.chosen and choice.subject not in self.passed:  # streams may meet
                     self.chosen[choice.subject] = choice
                     return True
         return False
 
-    def _still_free(self, subject: int) -> bool:
-        """Whether a place is free while nobody else can take one. On SQLite only one transaction writes anyway.
+    def _give_up_taken(self) -> None:
+        """Let go of chosen subjects of which another process may be taking the last place just now.
 
-        A subject that another transaction holds is passed over: handing out never waits, so it cannot deadlock.
+        The others stay locked until the commit. A subject that another transaction holds is passed over: handing
+        out never waits, so it cannot deadlock. On SQLite nobody else writes meanwhile.
         """
         if self.limit is None or self.connection.dialect.name == "sqlite":
-            return True
-        if self.connection.execute(LOCK, {"major": self.major, "subject": subject}).first() is None:
-            return False
-        return not self._full([subject])
+            return
+        locked = {row.subject for row in self._read(LOCK, candidates=padded(self.chosen))}
+        free = locked - self._full(sorted(locked)) if locked else set()
+        self.passed |= self.chosen.keys() - free
+        self.chosen = {subject: choice for subject, choice in self.chosen.items() if subject in free}
 
     def _streams(self) -> Iterator[Stream]:
         classified = self.classified + len(self.held) + len(self.chosen)
@@ -268,7 +272,7 @@ class _Handing:
         if not opened:
             return
         places = [int(place) for place in self.rng.integers(0, total, TRIES)]
-        found = self._read(AT_PLACES, volunteer=self.volunteer, pool=pool, places=sorted(set(places)))
+        found = self._read(AT_PLACES, volunteer=self.volunteer, pool=pool, places=padded(set(places)))
         by_place = {row.place: row.subject for row in found}
         candidates = [by_place[place] for place in places if place in by_place]
         yield from (_Choice(subject, stream, None, 1 / opened) for subject in self._fit(candidates))
@@ -305,12 +309,8 @@ class _Handing:
         return [one for one in candidates if one not in full]
 
     def _full(self, candidates: Sequence[int]) -> set[int]:
-        leased = {row.subject: row.number for row in self._read(LEASED, candidates=candidates, now=self.now)}
-        if not leased:
-            return set()
-        limit = self.limit or 0
-        rows = self._read(CLASSIFIED, candidates=sorted(leased))
-        return {row.subject for row in rows if row.pool != "gold" and row.number + leased[row.subject] >= limit}
+        rows = self._read(PLACES_TAKEN, candidates=padded(candidates), now=self.now)
+        return {row.subject for row in rows if row.leased and row.classified + row.leased >= (self.limit or 0)}
 
 
 # Made once: to build a statement costs as much as to run it.
@@ -352,22 +352,23 @@ RANKED = (
     .limit(TRIES)
 )
 SEEN = select(subjects.c.id).where(subjects.c.id == bindparam("subject"), ~_unseen(subjects.c.id))
-LEASED = (
-    select(handouts.c.subject, func.count().label("number"))
+_LEASED = (
+    select(func.count())
     .where(
-        handouts.c.subject.in_(_CANDIDATES),
+        handouts.c.subject == progress.c.subject,
         handouts.c.major == _MAJOR,
         handouts.c.closed_at.is_(None),
         handouts.c.expires_at > bindparam("now"),
     )
-    .group_by(handouts.c.subject)
+    .scalar_subquery()
 )
-CLASSIFIED = select(progress.c.subject, progress.c.classifications.label("number"), progress.c.pool).where(
-    progress.c.major == _MAJOR, progress.c.subject.in_(_CANDIDATES)
-)
+PLACES_TAKEN = select(
+    progress.c.subject, progress.c.classifications.label("classified"), _LEASED.label("leased")
+).where(progress.c.major == _MAJOR, progress.c.subject.in_(_CANDIDATES), progress.c.pool != "gold")
 LOCK = (
     select(progress.c.subject)
-    .where(progress.c.major == _MAJOR, progress.c.subject == bindparam("subject"))
+    .where(progress.c.major == _MAJOR, progress.c.subject.in_(_CANDIDATES))
+    .order_by(progress.c.subject)
     .with_for_update(skip_locked=True)
 )
 WHO = select(

@@ -135,7 +135,13 @@ Index(
     sqlite_where=text("retired_at IS NULL"),
     postgresql_where=text("retired_at IS NULL"),
 )
-Index("ix_progress_retired_at", progress.c.major, progress.c.retired_at)
+Index(
+    "ix_progress_retired_at",
+    progress.c.major,
+    progress.c.retired_at,
+    sqlite_where=text("retired_at IS NOT NULL"),
+    postgresql_where=text("retired_at IS NOT NULL"),
+)
 
 classifications = Table(
     "classifications",
@@ -199,7 +205,6 @@ Index(
 Index(
     "ix_handouts_open_volunteer",
     handouts.c.volunteer,
-    handouts.c.major,
     sqlite_where=_open,
     postgresql_where=_open,
 )

@@ -53,7 +53,9 @@ class Subjects:
                 done, block = done + len(block), []
                 if report:
                     report(done)
-        return added + (self._add(block, now, audit_share) if block else 0)
+        added += self._add(block, now, audit_share) if block else 0
+        self._database.analyze()
+        return added
 
     def _add(self, block: Sequence[NewSubject], now: datetime, audit_share: float) -> int:
         for one in block:

@@ -375,7 +375,7 @@ function counted(change) {
 function show(panel) {
   for (const id of ["loading", "exhausted", "stuck"]) $(id).hidden = id !== panel;
   $("actions").hidden = panel !== null && !state.last;
-  document.body.classList.toggle("idle", panel !== null);
+  document.body.classList.toggle("ended", panel === "exhausted");
   if (panel === null) return;
   for (const question of all(".question")) question.hidden = true;
   $("trail").hidden = true;

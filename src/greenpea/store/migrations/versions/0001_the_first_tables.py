@@ -191,7 +191,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_handouts_open_volunteer",
         "handouts",
-        ["volunteer", "major"],
+        ["volunteer"],
         unique=False,
         sqlite_where=sa.text("closed_at IS NULL"),
         postgresql_where=sa.text("closed_at IS NULL"),
@@ -221,7 +221,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("retired_at IS NULL"),
         postgresql_where=sa.text("retired_at IS NULL"),
     )
-    op.create_index("ix_progress_retired_at", "progress", ["major", "retired_at"], unique=False)
+    op.create_index(
+        "ix_progress_retired_at",
+        "progress",
+        ["major", "retired_at"],
+        unique=False,
+        sqlite_where=sa.text("retired_at IS NOT NULL"),
+        postgresql_where=sa.text("retired_at IS NOT NULL"),
+    )
 
     op.create_table(
         "ranks",
