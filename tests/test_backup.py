@@ -506,4 +506,6 @@ def test_threads_that_open_a_new_database_at_the_same_moment_share_it(database: 
         return store.secret
 
     with ThreadPoolExecutor(6) as pool:
-        assert len(set(pool.map(open_it, range(6)))) == 1
+        for _ in range(5):
+            assert len(set(pool.map(open_it, range(6)))) == 1
+            _execute(database, "DELETE FROM meta")

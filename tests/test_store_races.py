@@ -643,7 +643,7 @@ def test_what_has_just_retired_is_not_handed_out(pair: tuple[Store, Store], monk
     one, two = store.people.anonymous(NOW), store.people.anonymous(NOW)
     sent = _sent(other, two.id, "s0")
     meanwhile = Meanwhile(monkeypatch, store)
-    meanwhile.before(queue._Handing, "_still_free", lambda: other.classifications.submit([sent], NOW))
+    meanwhile.before(queue._Handing, "_choose", lambda: other.classifications.submit([sent], NOW))
     handed = store.queue.next(one.id, 1, NOW)
     assert meanwhile.result()[0].retired == "count"
     assert handed == []
@@ -947,7 +947,7 @@ def test_ids_in_order_never_hide_a_later_arrival(pair: tuple[Store, Store]) -> N
 
 # ---- everything at once --------------------------------------------------------------------------------
 
-THREADS, STEPS, CONTESTED = 8, 60, 6
+THREADS, STEPS, CONTESTED = 8, 40, 6
 
 
 def _crowd(url: str, seed: int, everybody: list[int], accounts: list[int], told: Pipe) -> None:
@@ -958,22 +958,24 @@ def _crowd(url: str, seed: int, everybody: list[int], accounts: list[int], told:
     store = Store.open(url)
     version, failures = store.workflows.active().id, []
 
-    def sent(volunteer: int, subject: int) -> Submission:
-        id = uuid.uuid5(uuid.NAMESPACE_OID, f"{volunteer} {subject}")
+    def sent(rng: random.Random, volunteer: int) -> Submission:
+        subject = rng.randint(1, CONTESTED)
+        id = uuid.uuid5(uuid.NAMESPACE_OID, f"{volunteer} {subject} {rng.randint(1, 30)}")
         return Submission(str(id), volunteer, subject, version, ARTIFACT)
 
     def act(rng: random.Random) -> None:
         one, dice = rng.choice(everybody), rng.random()
-        if dice < 0.3:
-            holding = rng.choice([None, [], [1]])
-            handed = store.queue.next(one, 2, NOW, holding=holding)
+        if dice < 0.2:
+            handed = store.queue.next(one, 2, NOW, holding=rng.choice([None, [], [1]]))
             store.classifications.submit([artifact(each) for each in handed], NOW)
-        elif dice < 0.65:
-            store.classifications.submit([sent(one, rng.randint(1, CONTESTED)) for _ in range(rng.randint(1, 3))], NOW)
-        elif dice < 0.85:
-            store.classifications.undo(sent(one, rng.randint(1, CONTESTED)).uuid, one, NOW)
-        elif dice < 0.93:
+        elif dice < 0.6:
+            store.classifications.submit([sent(rng, one) for _ in range(rng.randint(1, 3))], NOW)
+        elif dice < 0.9:
+            mine = [each for each in store.classifications.of_volunteer(one) if each.counted is Counted.YES]
+            store.classifications.undo(mine[0].uuid if mine else sent(rng, one).uuid, one, NOW)
+        elif dice < 0.94:
             store.people.ban(one, NOW, rng.random() < 0.7)
+            store.people.unban(one, NOW)
         elif dice < 0.98:
             store.people.unban(one, NOW)
         else:
@@ -1004,7 +1006,7 @@ def test_two_processes_doing_everything_at_once_keep_every_promise(database: str
     round = store.rounds.create("model", 0, {}, NOW)
     store.rounds.publish(round, [(f"s{i}", 1.0) for i in range(30)])
     store.rounds.activate(round, NOW)
-    everybody = [store.people.anonymous(NOW).id for _ in range(4)]
+    everybody = [store.people.anonymous(NOW).id for _ in range(3)]
     accounts = [store.people.sign_up(name, PASSWORD, NOW).id for name in ("Ada", "Grace")]
     everybody += accounts
     spawn = multiprocessing.get_context("spawn")

@@ -48,7 +48,7 @@ def write(database: Database, path: Path, now: datetime, report: Report | None =
     if migrations.looked_at(database) is None:
         raise GreenpeaError("the database holds no store, so there is nothing to keep: check its address")
     try:
-        with replacing(path) as temporary, database.read() as connection:
+        with replacing(path) as temporary, database.snapshot() as connection:
             if database.kind == "postgresql":
                 connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             temporary.touch(0o600)

@@ -134,7 +134,7 @@ class Classifications:
 
         One pass over all classifications and all counters, on one state of the database.
         """
-        with self._database.read() as connection:
+        with self._database.snapshot() as connection:
             return _differences(connection)
 
     # ---- classifications made elsewhere --------------------------------------------------------

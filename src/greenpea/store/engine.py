@@ -45,7 +45,9 @@ def engine_for(url: str, write: bool) -> Engine:
         place = place.set(drivername="postgresql+psycopg")
     if place.get_backend_name() == "postgresql":
         size = {"pool_size": 1, "max_overflow": 1} if write else {"pool_size": 8, "max_overflow": 16}
-        return create_engine(place, pool_pre_ping=True, **size)
+        # What only reads asks one question at a time: without a transaction around it, it is asked twice as fast.
+        level: Any = "READ COMMITTED" if write else "AUTOCOMMIT"
+        return create_engine(place, pool_pre_ping=True, isolation_level=level, **size)
     if place.get_backend_name() != "sqlite":
         raise GreenpeaError(f"the store runs on SQLite and PostgreSQL, not on {place.get_backend_name()}")
     engine = create_engine(place, pool_size=1 if write else 16, max_overflow=0 if write else 32)
@@ -118,8 +120,16 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Yield a connection on one consistent state of the database."""
+        """Yield a connection to read with; on PostgreSQL two statements may see two states of the database."""
         with self.reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Yield a connection that sees one state of the database, however long it reads."""
+        with self.reader.connect() as connection:
+            if self.kind == "postgresql":
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     # ---- writing -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from greenpea.store.engine import padded
 from greenpea.store.schema import volunteers
@@ -29,7 +29,7 @@ _FIELDS = [
 COLUMNS = tuple(volunteers.c[name].label(f"volunteer_{name}") for name in _FIELDS)
 
 
-def volunteer_of(row: Row[Any]) -> Volunteer:
+def volunteer_of(row: Any) -> Volunteer:
     """Return the volunteer in a row that holds `COLUMNS`."""
     values = {name: row._mapping[f"volunteer_{name}"] for name in _FIELDS}
     return Volunteer(**values | {"role": Role(values["role"])})

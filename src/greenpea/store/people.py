@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
-from sqlalchemy import Connection, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from greenpea.errors import GreenpeaError
@@ -71,11 +71,11 @@ class People:
     def by_public(self, public: str) -> Volunteer | None:
         """Return a volunteer by their public id, or the account that took over their work."""
         with self._database.read() as connection:
-            one = _one(connection, volunteers.c.public == text_of(public))
-            if one is None:
-                return None
-            now = identities.follow(connection, [one.id])[one.id]
-            return one if now == one.id else _one(connection, volunteers.c.id == now)
+            row = connection.execute(BY_PUBLIC, {"public": text_of(public)}).one_or_none()
+            if row is None or row.merged_into is None:
+                return identities.volunteer_of(row) if row else None
+            now = identities.follow(connection, [row.volunteer_id])[row.volunteer_id]
+            return _one(connection, volunteers.c.id == now)
 
     def by_name(self, name: str) -> Volunteer | None:
         """Return an account by its name, whatever its capitals."""
@@ -218,12 +218,7 @@ class People:
     def session(self, token: str, now: datetime) -> Volunteer | None:
         """Return whose session this is, or None where it ended."""
         with self._database.read() as connection:
-            query = (
-                select(*identities.COLUMNS)
-                .join(sessions, sessions.c.volunteer == volunteers.c.id)
-                .where((sessions.c.token == _hash(token)) & (sessions.c.expires_at > now))
-            )
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(SESSION, {"token": _hash(token), "now": now}).one_or_none()
         return identities.volunteer_of(row) if row else None
 
     def close_session(self, token: str) -> None:
@@ -344,7 +339,7 @@ class People:
 
     def export(self, id: int) -> dict[str, Any]:
         """Return everything that is kept about one person, as plain values for JSON."""
-        with self._database.read() as connection:
+        with self._database.snapshot() as connection:
             about = select(volunteers).where(volunteers.c.id == id)
             person = connection.execute(about).one()._asdict()
             for secret in ("password", "name_key", "email_key"):
@@ -472,6 +467,15 @@ class People:
             ).all()
             others = connection.execute(select(func.count()).where((volunteers.c.count > 0) & ~named)).scalar_one()
         return [*((name, count) for name, count in rows if name), ("", int(others))]
+
+
+# Asked with every request: made once.
+BY_PUBLIC = select(*identities.COLUMNS, volunteers.c.merged_into).where(volunteers.c.public == bindparam("public"))
+SESSION = (
+    select(*identities.COLUMNS)
+    .join(sessions, sessions.c.volunteer == volunteers.c.id)
+    .where(sessions.c.token == bindparam("token"), sessions.c.expires_at > bindparam("now"))
+)
 
 
 def check_name(name: str) -> str:

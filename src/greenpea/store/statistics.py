@@ -26,7 +26,7 @@ class Statistics:
         """Return where the active workflow stands. A pass over the classifications' index: not for every request."""
         active, table = self._workflows.active(), classifications.c
         major, limit = active.major, active.workflow.limit
-        with self._database.read() as connection:
+        with self._database.snapshot() as connection:
 
             def number(query: Select[Any]) -> int:
                 return int(connection.execute(query).scalar_one() or 0)

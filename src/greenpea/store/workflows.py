@@ -100,7 +100,7 @@ class Workflows:
             kind = "same" if workflow == active.workflow else "minor"
         changed = {"would_retire": 0, "would_unretire": 0}
         if kind == "minor" and workflow.retirement != active.workflow.retirement:
-            with self._database.read() as connection:
+            with self._database.snapshot() as connection:
                 rows = connection.execute(
                     select(progress).where(progress.c.major == active.major), execution_options={"yield_per": CHUNK}
                 )
