@@ -51,7 +51,9 @@ def _lived_in(store: Store) -> Store:
     """Fill a store with something of everything, odd characters included."""
     fill_store(store, 30, limit=4, audit_share=0.2, tutorial="Größe — 銀河")
     gold = {"smooth-or-featured": ["artifact"]}
-    store.subjects.add([NewSubject("g é \"'\\ ; --", ("", "2.png"), {"x": None, "y": [1, {"z": "\x00\ud83d"}]}, gold)], NOW)
+    store.subjects.add(
+        [NewSubject("g é \"'\\ ; --", ("", "2.png"), {"x": None, "y": [1, {"z": "\x00\ud83d"}]}, gold)], NOW
+    )
     people = [store.people.anonymous(NOW) for _ in range(4)]
     people += [store.people.sign_up(f"Ada {i} Ö", "the engine weaves", NOW, email=f"a{i}@x.org") for i in range(3)]
     store.people.set_role(people[4].id, Role.OWNER)
@@ -87,7 +89,9 @@ def _rows(url: str) -> dict[str, list[tuple[Any, ...]]]:
     database = Database(url)
     with database.read() as connection:
         found = {
-            table.name: [tuple(row) for row in connection.execute(sa.select(table).order_by(*table.primary_key.columns))]
+            table.name: [
+                tuple(row) for row in connection.execute(sa.select(table).order_by(*table.primary_key.columns))
+            ]
             for table in metadata.sorted_tables
         }
     database.close()
@@ -218,9 +222,7 @@ def _rewritten(good: Path, out: Path, change: Callable[[str, bytes], bytes | Non
 
 
 def _about(**more: object) -> Callable[[str, bytes], bytes]:
-    return lambda name, content: (
-        content if name != "about.json" else json.dumps(json.loads(content) | more).encode()
-    )
+    return lambda name, content: content if name != "about.json" else json.dumps(json.loads(content) | more).encode()
 
 
 def _first_line(table: str, **more: object) -> Callable[[str, bytes], bytes]:
@@ -372,8 +374,7 @@ def _described(database: Database) -> dict[str, Any]:
                 "columns": {c["name"]: (str(c["type"]), c["nullable"], c["default"]) for c in seen.get_columns(name)},
                 "key": seen.get_pk_constraint(name),
                 "indexes": sorted(
-                    (i["name"], i["column_names"], i["unique"], _options(i))
-                    for i in seen.get_indexes(name)
+                    (i["name"], i["column_names"], i["unique"], _options(i)) for i in seen.get_indexes(name)
                 ),
                 "unique": sorted((u["name"], u["column_names"]) for u in seen.get_unique_constraints(name)),
                 "checks": sorted((c["name"], c["sqltext"]) for c in seen.get_check_constraints(name)),

@@ -131,8 +131,8 @@ def test_what_is_no_walk_is_refused_with_words(annotations: Any, words: str) -> 
 
 
 def test_a_multiple_question_takes_any_number_of_answers() -> None:
-    for given in ([], ["ring"], ["lens"], ["lens", "ring"]):
-        check(TREE, WHOLE | {"rare": given})
+    for rare in ([], ["ring"], ["lens"], ["lens", "ring"]):
+        check(TREE, WHOLE | {"rare": rare})
 
 
 # ---- counts --------------------------------------------------------------------------------------------

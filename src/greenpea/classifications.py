@@ -93,8 +93,8 @@ def add(tally: Tally, annotations: Annotations, sign: int = 1) -> None:
 def tally(classifications: Iterable[Annotations]) -> Tally:
     """Return the counts of many classifications of one subject."""
     counts: Tally = {}
-    for annotations in classifications:
-        add(counts, annotations)
+    for one in classifications:
+        add(counts, one)
     return counts
 
 

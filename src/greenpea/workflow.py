@@ -126,7 +126,7 @@ def _message(fault: ErrorDetails) -> str:
     match fault["type"]:
         case "union_tag_invalid":
             given = str(fault["ctx"]["tag"])
-            return f"there is no rule {given!r}{did_you_mean(given, RULES)}: choose {', '.join(RULES)}"
+            return f"there is no rule {given!r}: choose {', '.join(RULES)}{did_you_mean(given, RULES)}"
         case "union_tag_not_found":
             return f"it needs the key 'rule': {', '.join(RULES)}"
         case "extra_forbidden":

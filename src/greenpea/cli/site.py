@@ -66,6 +66,14 @@ def _store(folder: Path, database: str | None, new: bool = False) -> Store:
     return open_store(folder, database)
 
 
+def _filled_store(folder: Path, database: str | None) -> Store:
+    """Open a campaign's store that has been filled with its workflow and subjects."""
+    store = _store(folder, database)
+    if not store.workflows.all():
+        raise GreenpeaError(f"the store of {folder} has no workflow yet: 'greenpea serve' brings it in")
+    return store
+
+
 def _refuse_other(folder: Path) -> None:
     if not (folder / "campaign.toml").is_file():
         raise GreenpeaError(f"{folder} is not a campaign: make one with 'greenpea init' or 'greenpea simulate'")
@@ -338,6 +346,7 @@ def import_zooniverse(
 
     unused = classifications.with_suffix(".unused.csv")
     versions = workflow_versions(workflows, workflow=workflow)
+    read_classifications(classifications, versions)  # a wrong file is told before anything is written
     store = _store(folder, database, new=True)
     _fill(store, folder)
     with keeping(unused) as sink, progress() as report:
@@ -384,7 +393,7 @@ def export_zooniverse(
 
     if out.exists() and not out.is_dir():
         raise GreenpeaError(f"{out} is a file: give the name of a folder")
-    store = _store(folder, database)
+    store = _filled_store(folder, database)
     with progress() as report:
         written = zooniverse_folder(store, folder.resolve().name, out, report)
     store.close()
@@ -420,7 +429,7 @@ def export_votes(
         raise GreenpeaError(
             f"{path} holds votes that came with the subjects, not from this site: move it away, or give --out"
         )
-    store = _store(folder, database)
+    store = _filled_store(folder, database)
     votes = store.classifications.votes()
     store.close()
     table = votes.to_table()
@@ -569,8 +578,9 @@ def _role(name: str) -> Role:
     try:
         return Role(name.lower())
     except ValueError:
+        roles = [role.value for role in Role]
         raise GreenpeaError(
-            f"there is no role {name!r}{did_you_mean(name.lower(), list(Role))}: choose {', '.join(Role)}"
+            f"there is no role {name!r}: choose {', '.join(roles)}{did_you_mean(name.lower(), roles)}"
         ) from None
 
 

@@ -50,10 +50,12 @@ def _panoptes(subject: Subject) -> PanoptesSubject:
     return PanoptesSubject(subject.subject_id, subject.images, subject.metadata, {"1": status})
 
 
-def _write(path: Path, rows: Iterable[str]) -> int:
-    lines = -1  # the header is no row
+def _write(path: Path, pieces: Iterable[str]) -> int:
+    """Write a file of CSV from pieces of whole records; return how many rows it has below its header."""
+    records = 0
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        for text in rows:
+        for text in pieces:
             file.write(text)
-            lines += 1
-    return lines
+            # Every other part is between quotes: a line end there is in a cell.
+            records += sum(part.count("\r\n") for part in text.split('"')[::2])
+    return records - 1

@@ -161,7 +161,8 @@ def _image(name: Any, subject_id: str, column: str) -> str:
     """Return the key of a further image: its path, from the campaign's folder."""
     if str(name).startswith(("http://", "https://", "s3://", "ftp://")):
         raise GreenpeaError(
-            f"subject {subject_id!r}, column {column!r}: {name} is a web address: download the images and give their paths"
+            f"subject {subject_id!r}, column {column!r}: {name} is a web address: "
+            f"download the images and give their paths"
         )
     return str(name)
 

@@ -237,8 +237,7 @@ class _Taking:
         self, connection: Connection, parsed: dict[int, Workflow], arrived: Sequence[Submission], complete: bool = True
     ) -> None:
         self.connection, self.parsed, self.complete = connection, parsed, complete
-        self.majors = self._majors({one.version for one in arrived})
-        self.rules = rules_of(connection, parsed, set(self.majors.values()))
+        self.majors, self.rules = rules_of(connection, parsed)
         # Locked before anything is decided, in one order for everybody: what is read next stays true.
         self.counters = _locked(connection, {(self.majors.get(one.version, 0), one.subject) for one in arrived})
         who = identities.whereabouts(connection, {one.volunteer for one in arrived})
@@ -248,10 +247,6 @@ class _Taking:
         self.live = self._live()
         self.new: list[dict[str, Any]] = []
         self.more: dict[int, int] = {}  # volunteer → classifications that count
-
-    def _majors(self, ids: set[int]) -> dict[int, int]:
-        rows = self.connection.execute(MAJORS, {"ids": padded(ids)})
-        return {row.id: row.major for row in rows}
 
     def _stored(self, ids: set[str]) -> dict[str, tuple[int, int, str, bool]]:
         rows = self.connection.execute(STORED, {"ids": padded(ids)})
@@ -265,7 +260,7 @@ class _Taking:
         """
         wanted = {
             "volunteers": padded(set(self.volunteers.values())),
-            "majors": padded(set(self.majors.values())),
+            "majors": padded({major for major, _ in self.counters}),
             "subjects": padded({subject for _, subject in self.counters}),
         }
         rows = self.connection.execute(LIVE_ONES, wanted)
@@ -371,7 +366,6 @@ def _locked(connection: Connection, places: set[Place]) -> dict[Place, _Counter]
 
 
 # Made once: to build a statement costs as much as to run it.
-MAJORS = select(versions.c.id, versions.c.major).where(versions.c.id.in_(bindparam("ids", expanding=True)))
 STORED = select(
     classifications.c.uuid,
     classifications.c.volunteer,
@@ -468,7 +462,7 @@ def _change(
     if not rows:
         return
     found = _locked(connection, {(row.major, row.subject) for row in rows})
-    rules = rules_of(connection, parsed, {row.major for row in rows})
+    _, rules = rules_of(connection, parsed)
     ids: dict[str, list[int]] = {}
     more: dict[int, int] = {}
     for row in rows:

@@ -11,6 +11,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -19,11 +20,12 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 
 from greenpea.errors import GreenpeaError
 
 LARGEST_GROUP = 128  # jobs in a transaction: bounds how long the first of them waits
+IDLE = 5.0  # seconds after which a connection to PostgreSQL is asked whether it still works
 ATTEMPTS = 5  # for a transaction that lost against another process
 # PostgreSQL: serialization failure, deadlock.
 LOST_A_RACE = {"40001", "40P01"}
@@ -47,13 +49,31 @@ def engine_for(url: str, write: bool) -> Engine:
         size = {"pool_size": 1, "max_overflow": 1} if write else {"pool_size": 8, "max_overflow": 16}
         # What only reads asks one question at a time: without a transaction around it, it is asked twice as fast.
         level: Any = "READ COMMITTED" if write else "AUTOCOMMIT"
-        return create_engine(place, pool_pre_ping=True, isolation_level=level, **size)
+        engine = create_engine(place, isolation_level=level, **size)
+        event.listen(engine, "checkin", _note_the_time)
+        event.listen(engine, "checkout", _ping_if_idle)
+        return engine
     if place.get_backend_name() != "sqlite":
         raise GreenpeaError(f"the store runs on SQLite and PostgreSQL, not on {place.get_backend_name()}")
     engine = create_engine(place, pool_size=1 if write else 16, max_overflow=0 if write else 32)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_immediate if write else _begin)
     return engine
+
+
+def _note_the_time(connection: Any, record: Any) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _ping_if_idle(connection: Any, record: Any, proxy: Any) -> None:
+    """Ask an idle connection whether its server is still there; to ask each time would double what a question costs."""
+    if time.monotonic() - record.info.get("used_at", 0.0) > IDLE:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            connection.rollback()
+        except Exception as error:
+            raise DisconnectionError from error  # the pool takes another
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:

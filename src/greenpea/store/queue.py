@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -12,17 +13,30 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from sqlalchemy import BindParameter, ColumnElement, Connection, bindparam, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    Connection,
+    bindparam,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from greenpea.errors import GreenpeaError
 from greenpea.store.engine import Database, padded, text_of
-from greenpea.store.schema import active_round, classifications, handouts, progress, ranks, subjects, volunteers
+from greenpea.store.schema import active_round, classifications, handouts, progress, ranks, rounds, subjects, volunteers
 from greenpea.store.subjects import subjects_by_number
-from greenpea.store.values import Counted, HandOut, Stream
-from greenpea.store.workflows import Workflows, open_count
+from greenpea.store.values import Counted, HandOut, Stream, Version
+from greenpea.store.workflows import KEPT, Workflows, open_count
 
 TRIES = 48  # random places looked at together
 SCANNED = 100  # open subjects looked at together, in the order of the ranks or from a random place on
+UNLIMITED = 2**31
 POOLS = {Stream.RANDOM: "main", Stream.AUDIT: "audit", Stream.GOLD: "gold"}
 
 
@@ -57,6 +71,7 @@ class Queue:
     def __init__(self, database: Database, workflows: Workflows, options: QueueOptions | None = None) -> None:
         self._database, self._workflows = database, workflows
         self.options = options or QueueOptions()
+        self._sizes: dict[tuple[int, str], tuple[float, tuple[int, int]]] = {}
 
     def next(
         self,
@@ -96,18 +111,24 @@ class Queue:
         version = self._workflows.active()
         rng = rng or np.random.default_rng()
         return self._database.submit(
-            lambda c: _Handing(
-                c, volunteer, version.major, version.id, version.workflow.limit, now, rng, self.options
-            ).hand(count, holding)
+            lambda connection: _Handing(connection, self, version, volunteer, now, rng).hand(count, holding)
         )
+
+    def size(self, connection: Connection, major: int, pool: str) -> tuple[int, int]:
+        """Return how many subjects a pool has and how many are open, as it was at most `KEPT` seconds ago."""
+        read_at, size = self._sizes.get((major, pool), (-math.inf, (0, 0)))
+        if time.monotonic() - read_at > KEPT or not size[1]:
+            size = open_count(connection, major, pool)
+            self._sizes[major, pool] = time.monotonic(), size
+        return size
 
     def direct(self, volunteer: int, subject_id: str, now: datetime) -> HandOut | None:
         """Hand the subject a volunteer asked for; None where they have classified it, or there is none such."""
         version = self._workflows.active()
         return self._database.write(
-            lambda c: _Handing(
-                c, volunteer, version.major, version.id, None, now, np.random.default_rng(), self.options
-            ).direct(subject_id)
+            lambda connection: _Handing(connection, self, version, volunteer, now, np.random.default_rng()).direct(
+                subject_id
+            )
         )
 
 
@@ -117,16 +138,15 @@ class _Handing:
     def __init__(
         self,
         connection: Connection,
+        queue: Queue,
+        version: Version,
         volunteer: int,
-        major: int,
-        version: int,
-        limit: int | None,
         now: datetime,
         rng: np.random.Generator,
-        options: QueueOptions,
     ) -> None:
-        self.connection, self.major, self.version, self.limit = connection, major, version, limit
-        self.now, self.rng, self.options = now, rng, options
+        self.connection, self.queue, self.options = connection, queue, queue.options
+        self.major, self.version, self.limit = version.major, version.id, version.workflow.limit
+        self.now, self.rng = now, rng
         row = connection.execute(WHO, {"volunteer": volunteer}).one_or_none()
         while row is not None and row.merged_into is not None:
             row = connection.execute(WHO, {"volunteer": row.merged_into}).one_or_none()
@@ -229,7 +249,7 @@ class _Handing:
             if stream not in self.wells:
                 self.wells[stream] = self._by_rank() if stream is Stream.RANK else self._at_random(stream)
             for choice in self.wells[stream]:
-                if choice.subject not in self.chosen and choice.subject not in self.passed:  # streams may meet
+                if choice.subject not in (*self.held, *self.chosen, *self.passed):  # streams may meet
                     self.chosen[choice.subject] = choice
                     return True
         return False
@@ -243,7 +263,9 @@ class _Handing:
         if self.limit is None or self.connection.dialect.name == "sqlite":
             return
         locked = {row.subject for row in self._read(LOCK, candidates=padded(self.chosen))}
-        free = locked - self._full(sorted(locked)) if locked else set()
+        # Asked only now that nobody else can take a place on them.
+        places = self._read(STILL_FREE, candidates=padded(locked), limit=self.limit, now=self.now)
+        free = {row.subject for row in places}
         self.passed |= self.chosen.keys() - free
         self.chosen = {subject: choice for subject, choice in self.chosen.items() if subject in free}
 
@@ -268,49 +290,37 @@ class _Handing:
         draws. Where few are open, the open ones are read on from a random place instead.
         """
         pool = POOLS[stream]
-        total, opened = open_count(self.connection, self.major, pool)
+        total, opened = self.queue.size(self.connection, self.major, pool)
         if not opened:
             return
         places = [int(place) for place in self.rng.integers(0, total, TRIES)]
-        found = self._read(AT_PLACES, volunteer=self.volunteer, pool=pool, places=padded(set(places)))
-        by_place = {row.place: row.subject for row in found}
-        candidates = [by_place[place] for place in places if place in by_place]
-        yield from (_Choice(subject, stream, None, 1 / opened) for subject in self._fit(candidates))
+        by_place = {row.place: row.subject for row in self._find(AT_PLACES, pool=pool, places=padded(set(places)))}
+        found = dict.fromkeys(by_place[place] for place in places if place in by_place)
+        yield from (_Choice(subject, stream, None, 1 / opened) for subject in found)
         for first, last in ((places[0], total), (0, places[0])):
             while first < last:
-                rows = self._read(FROM_PLACE, volunteer=self.volunteer, pool=pool, first=first, last=last)
-                fit = self._fit([row.subject for row in rows])
-                yield from (_Choice(fit[i], stream, None, 1 / opened) for i in self.rng.permutation(len(fit)))
+                rows = self._find(FROM_PLACE, pool=pool, first=first, last=last)
+                order = self.rng.permutation(len(rows))
+                yield from (_Choice(rows[turn].subject, stream, None, 1 / opened) for turn in order)
                 first = rows[-1].place + 1 if len(rows) == SCANNED else last
 
     def _by_rank(self) -> Iterator[_Choice]:
         """Yield the open subjects of the active round that this volunteer has not seen, best first."""
-        round = self.connection.execute(ROUND).scalar_one_or_none()
         rank = -1
-        while round is not None:
-            rows = self._read(RANKED, volunteer=self.volunteer, round=round, rank=rank)
-            chances = {row.subject: row.probability for row in rows}
-            fit = self._fit(list(chances))
-            yield from (_Choice(subject, Stream.RANK, round, chances[subject]) for subject in fit)
+        while True:
+            rows = self._find(RANKED, rank=rank)
+            yield from (_Choice(row.subject, Stream.RANK, row.round, row.probability) for row in rows)
             if len(rows) < TRIES:
                 return
             rank = rows[-1].rank
 
+    def _find(self, statement: Any, **values: Any) -> Sequence[Any]:
+        """Return open subjects that this volunteer has not seen and that have a free place."""
+        limit = UNLIMITED if self.limit is None or values.get("pool") == "gold" else self.limit
+        return self._read(statement, volunteer=self.volunteer, limit=limit, now=self.now, **values)
+
     def _read(self, statement: Any, **values: Any) -> Sequence[Any]:
         return self.connection.execute(statement, {"major": self.major} | values).all()
-
-    # ---- who may be handed out -----------------------------------------------------------------
-
-    def _fit(self, candidates: Sequence[int]) -> list[int]:
-        """Return the unseen candidates, in their order, that are neither held nor full with hand-outs."""
-        taken = {*self.held, *self.chosen}
-        candidates = [one for one in dict.fromkeys(candidates) if one not in taken]
-        full = self._full(candidates) if candidates and self.limit is not None else set()
-        return [one for one in candidates if one not in full]
-
-    def _full(self, candidates: Sequence[int]) -> set[int]:
-        rows = self._read(PLACES_TAKEN, candidates=padded(candidates), now=self.now)
-        return {row.subject for row in rows if row.leased and row.classified + row.leased >= (self.limit or 0)}
 
 
 # Made once: to build a statement costs as much as to run it.
@@ -329,29 +339,6 @@ def _unseen(subject: ColumnElement[int]) -> ColumnElement[bool]:
     return ~seen.exists()
 
 
-# Without the "+ 0" SQLite would search the primary key, and so read every subject, retired or not.
-_OPEN_PLACES = select(progress.c.subject, progress.c.place).where(
-    progress.c.major + 0 == _MAJOR,
-    progress.c.pool == bindparam("pool"),
-    progress.c.retired_at.is_(None),
-    _unseen(progress.c.subject),
-)
-AT_PLACES = _OPEN_PLACES.where(progress.c.place.in_(bindparam("places", expanding=True)))
-FROM_PLACE = (
-    _OPEN_PLACES.where(progress.c.place >= bindparam("first"), progress.c.place < bindparam("last"))
-    .order_by(progress.c.place)
-    .limit(SCANNED)
-)
-ROUND = select(active_round.c.round)
-RANKED = (
-    select(ranks.c.rank, ranks.c.subject, ranks.c.probability)
-    .where(
-        ranks.c.round == bindparam("round"), ranks.c.rank > bindparam("rank"), ranks.c.open, _unseen(ranks.c.subject)
-    )
-    .order_by(ranks.c.rank)
-    .limit(TRIES)
-)
-SEEN = select(subjects.c.id).where(subjects.c.id == bindparam("subject"), ~_unseen(subjects.c.id))
 _LEASED = (
     select(func.count())
     .where(
@@ -362,9 +349,42 @@ _LEASED = (
     )
     .scalar_subquery()
 )
-PLACES_TAKEN = select(
-    progress.c.subject, progress.c.classifications.label("classified"), _LEASED.label("leased")
-).where(progress.c.major == _MAJOR, progress.c.subject.in_(_CANDIDATES), progress.c.pool != "gold")
+_LEFT = bindparam("limit", type_=BigInteger) - progress.c.classifications
+# An open subject beyond its limit (the rule asks for more) is handed to one at a time.
+_FREE = case((_LEFT < 1, 1), else_=_LEFT) > _LEASED
+# Without the "+ 0" SQLite would search the primary key, and so read every subject, retired or not.
+_OPEN_PLACES = select(progress.c.subject, progress.c.place).where(
+    progress.c.major + 0 == _MAJOR,
+    progress.c.pool == bindparam("pool"),
+    progress.c.retired_at.is_(None),
+    _unseen(progress.c.subject),
+    _FREE,
+)
+AT_PLACES = _OPEN_PLACES.where(progress.c.place.in_(bindparam("places", expanding=True)))
+FROM_PLACE = (
+    _OPEN_PLACES.where(progress.c.place >= bindparam("first"), progress.c.place < bindparam("last"))
+    .order_by(progress.c.place)
+    .limit(SCANNED)
+)
+# The ranks of the active round, if they were made for this version of the workflow.
+_ROUND = (
+    select(active_round.c.round)
+    .join(rounds, rounds.c.id == active_round.c.round)
+    .where(rounds.c.major == _MAJOR)
+    .scalar_subquery()
+)
+RANKED = (
+    select(ranks.c.round, ranks.c.rank, ranks.c.subject, ranks.c.probability)
+    .join(progress, (progress.c.subject == ranks.c.subject) & (progress.c.major == _MAJOR))
+    .where(ranks.c.round == _ROUND, ranks.c.rank > bindparam("rank"), ranks.c.open)
+    .where(progress.c.retired_at.is_(None), _unseen(ranks.c.subject), _FREE)
+    .order_by(ranks.c.rank)
+    .limit(TRIES)
+)
+STILL_FREE = select(progress.c.subject).where(
+    progress.c.major == _MAJOR, progress.c.subject.in_(_CANDIDATES), or_(progress.c.pool == "gold", _FREE)
+)
+SEEN = select(subjects.c.id).where(subjects.c.id == bindparam("subject"), ~_unseen(subjects.c.id))
 LOCK = (
     select(progress.c.subject)
     .where(progress.c.major == _MAJOR, progress.c.subject.in_(_CANDIDATES))

@@ -115,10 +115,13 @@ class Workflows:
             return int(counted.scalar() or 0)
 
 
-def rules_of(connection: Connection, known: dict[int, Workflow], majors: set[int]) -> dict[int, Workflow]:
-    """Return, per major version, the workflow whose rules are in force: that of its newest minor version."""
-    ids = connection.execute(NEWEST, {"majors": sorted(majors)})
-    return {major: workflow_of(connection, known, id) for major, id in ids}
+def rules_of(connection: Connection, known: dict[int, Workflow]) -> tuple[dict[int, int], dict[int, Workflow]]:
+    """Return version → its major, and major → the workflow whose rules are in force: its newest minor version's."""
+    rows = connection.execute(NUMBERS).all()
+    newest = {row.major: row.id for row in rows}
+    return {row.id: row.major for row in rows}, {
+        major: workflow_of(connection, known, id) for major, id in newest.items()
+    }
 
 
 def workflow_of(connection: Connection, known: dict[int, Workflow], id: int) -> Workflow:
@@ -204,12 +207,4 @@ def open_count(connection: Connection, major: int, pool: str) -> tuple[int, int]
 
 # Made once: to build a statement costs as much as to run it.
 POOL = select(pools.c.total, pools.c.open).where(pools.c.major == bindparam("major"), pools.c.pool == bindparam("pool"))
-_NEWEST = (
-    select(versions.c.major, func.max(versions.c.minor).label("minor"))
-    .where(versions.c.major.in_(bindparam("majors", expanding=True)))
-    .group_by(versions.c.major)
-    .subquery()
-)
-NEWEST = select(versions.c.major, versions.c.id).join(
-    _NEWEST, (versions.c.major == _NEWEST.c.major) & (versions.c.minor == _NEWEST.c.minor)
-)
+NUMBERS = select(versions.c.id, versions.c.major).order_by(versions.c.major, versions.c.minor)
