@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -178,7 +179,7 @@ def postgres_server(durable: bool = False) -> Iterator[str | None]:
                 _wait_for(url)
                 yield url
             finally:
-                process.terminate()
+                process.send_signal(signal.SIGINT)  # the gentle stop would wait for stores left open
                 process.wait(30)
 
 

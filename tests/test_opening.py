@@ -106,7 +106,7 @@ def test_the_share_of_the_audit_set_is_the_settings(tmp_path: Path, store: Store
     ("name", "text", "words"),
     [
         ("workflow.json", "{", r"workflow\.json is not JSON"),
-        ("workflow.json", None, r"no tree .*workflow\.json"),
+        ("workflow.json", None, r"there is no .*workflow\.json: put"),
         ("subjects.parquet", "no table", r"subjects\.parquet"),
         ("subjects.parquet", None, r"subjects\.parquet"),
         ("gold.csv", "", r"gold\.csv is empty"),

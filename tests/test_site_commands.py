@@ -240,7 +240,7 @@ def test_a_backup_is_restored_into_another_folder(folder: Path, tmp_path: Path, 
     assert "15 classifications by 3 volunteers on 6 subjects are in" in said
     (file,) = (folder / "backups").iterdir()
     assert file.name.startswith(folder.name)
-    assert "To bring it back: greenpea restore '" in said
+    assert "To bring it back, where there is no store: greenpea restore '" in said
     other = make_campaign(tmp_path / "other", 6)
     said = greenpea("restore", other, file)
     assert "15 classifications by 3 volunteers on 6 subjects are back." in said

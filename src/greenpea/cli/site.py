@@ -104,6 +104,7 @@ def _fill(store: Store, folder: Path) -> Filled:
     from greenpea.site.opening import fill
 
     with progress() as report:
+        report("reading the campaign's folder", 0.0, "")
         filled = fill(store, folder, Settings.load(folder / "campaign.toml"), _now(), report)
     if filled.kept:
         console.print(
@@ -222,7 +223,8 @@ def backup(
 ) -> None:
     """Write the whole store to one file, while people go on classifying.
 
-    Do not copy store.sqlite by hand: the newest votes are in another file beside it. A backup holds what is secret
+    The files of the folder (settings, workflow, subjects, images) are not in it: copy them as any others. But do
+    not copy store.sqlite by hand: the newest votes are in another file beside it. A backup holds what is secret
     as well (addresses, hashes of passwords): only you may read the file.
 
     Examples:
@@ -245,7 +247,8 @@ def backup(
         soft_wrap=True,
     )
     console.print(
-        f"To bring it back: greenpea restore {plain(shlex.quote(str(folder)))} {plain(shlex.quote(str(path)))}",
+        f"To bring it back, where there is no store: greenpea restore {plain(shlex.quote(str(folder)))} "
+        f"{plain(shlex.quote(str(path)))}",
         soft_wrap=True,
     )
 
@@ -350,6 +353,7 @@ def import_zooniverse(
     store = _store(folder, database, new=True)
     _fill(store, folder)
     with keeping(unused) as sink, progress() as report:
+        report("reading", 0.0, "")
         found = read_classifications(classifications, versions, unused=sink)
         result = store.classifications.import_(found, _now(), lambda done: report("reading", 0.0, f"{done:,} rows"))
     store.close()
@@ -363,18 +367,21 @@ def import_zooniverse(
 def _show_imported(result: ImportReport, unused: Path, rows: int) -> None:
     console.print(
         f"[bold]{result.stored:,} classifications stored and counted[/bold]; {result.again:,} were here already, "
-        f"{result.repeated:,} repeat a volunteer's own, {result.gold:,} are on subjects with known answers."
+        f"{result.repeated:,} repeat a volunteer's own, {result.gold:,} are on subjects with known answers.",
+        soft_wrap=True,
     )
     for what, found in (
         ("are on subjects that the campaign has not", result.strangers),
         ("do not fit the active workflow", result.refused),
     ):
         if found:
-            console.print(f"[yellow]{len(found):,} {what}: not stored.[/yellow]")
+            console.print(f"[yellow]{len(found):,} {what}: not stored.[/yellow]", soft_wrap=True)
             for uuid, why in found[:SHOWN]:
-                console.print(f"  {plain(uuid)}: {plain(why)}")
+                console.print(f"  {plain(uuid)}: {plain(why)}", soft_wrap=True)
     if rows:
-        console.print(f"[yellow]{rows:,} rows could not be used: {plain(unused)} holds them, with why.[/yellow]")
+        console.print(
+            f"[yellow]{rows:,} rows could not be used: {plain(unused)} holds them, with why.[/yellow]", soft_wrap=True
+        )
 
 
 @export_app.command("zooniverse")
@@ -398,7 +405,7 @@ def export_zooniverse(
         written = zooniverse_folder(store, folder.resolve().name, out, report)
     store.close()
     for path, rows in written.items():
-        console.print(f"  {plain(path)}: {rows:,} rows")
+        console.print(f"  {plain(path)}: {rows:,} rows", soft_wrap=True)
 
 
 @export_app.command("votes")

@@ -88,7 +88,10 @@ def fill(
     A workflow that was published on the site since is newer than the file and is kept: the file counts only when
     it has changed since it was last read. Raises GreenpeaError naming the file at fault.
     """
-    workflow = Workflow.load(folder / "workflow.json")
+    path = folder / "workflow.json"
+    if not path.is_file():
+        raise GreenpeaError(f"there is no {path}: put the campaign's decision tree there")
+    workflow = Workflow.load(path)
     published = _is_news(workflow, store.workflows.all())
     if published:
         store.workflows.publish(workflow, now)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, update
@@ -16,14 +17,16 @@ from greenpea import retirement
 from greenpea.classifications import Classification, Tally
 from greenpea.errors import GreenpeaError
 from greenpea.store import counters, identities
-from greenpea.store.engine import Database, padded, text_of
+from greenpea.store.engine import Database, fitting, padded, text_of
 from greenpea.store.schema import classifications, handouts, pools, progress, subjects, versions, volunteers
 from greenpea.store.values import Counted, ImportReport, Receipt, Stored, Stream, Submission
 from greenpea.store.workflows import Workflows, rules_of, workflow_of
 from greenpea.votes import Votes
 from greenpea.workflow import Workflow
 
+LONGEST_ID, LONGEST_SOURCE = 64, 300  # characters
 BLOCK = 1000  # classifications read or imported at a time
+TOGETHER = 16  # submissions looked up together
 LIVE = (Counted.YES.value, Counted.GOLD.value)
 Place = tuple[int, int]  # major version, subject
 
@@ -62,11 +65,15 @@ class Classifications:
         return self._database.write(lambda connection: self._undo(connection, uuid, volunteer, now))
 
     def _undo(self, connection: Connection, uuid: str, volunteer: int, now: datetime) -> Receipt:
+        own = identities.locked(connection, [volunteer]).get(volunteer)
         row = connection.execute(select(classifications).where(classifications.c.uuid == text_of(uuid))).one_or_none()
-        if row is None or row.volunteer != identities.follow(connection, [volunteer])[volunteer]:
+        if row is None or own is None or row.volunteer != own[0]:
             raise GreenpeaError("there is no classification of yours with this id")
         if row.counted in LIVE:
             uncount(connection, self._parsed, [row], Counted.UNDONE, now)
+        # One that did not count, as a repeated one, is marked all the same: it must not count later either.
+        mark = update(classifications).where(classifications.c.id == row.id).values(counted=Counted.UNDONE.value)
+        connection.execute(mark)
         return Receipt(uuid, Counted.UNDONE, again=row.counted == Counted.UNDONE)
 
     # ---- reading -------------------------------------------------------------------------------
@@ -88,7 +95,10 @@ class Classifications:
         return self._read(query.limit(limit))
 
     def stream(self, since: int = 0, counted_only: bool = False) -> Iterator[Stored]:
-        """Yield all classifications with an id above ``since``, in order, `BLOCK` at a time; no transaction is held."""
+        """Yield all classifications with an id above ``since``, in order, `BLOCK` at a time; no transaction is held.
+
+        Not for following along: on PostgreSQL another worker may still be writing one with a lower id.
+        """
         while True:
             query = _all().where(classifications.c.id > since).order_by(classifications.c.id).limit(BLOCK)
             if counted_only:
@@ -165,6 +175,7 @@ class Classifications:
         for one in block:
             try:
                 walks.check(version.workflow.tree, one.annotations, complete=False)
+                fitting(one.volunteer, LONGEST_SOURCE, "a volunteer's name")
                 good.append(one)
             except GreenpeaError as error:
                 report.refused.append((one.uuid, str(error)))
@@ -237,14 +248,18 @@ class _Taking:
         self, connection: Connection, parsed: dict[int, Workflow], arrived: Sequence[Submission], complete: bool = True
     ) -> None:
         self.connection, self.parsed, self.complete = connection, parsed, complete
-        self.majors, self.rules = rules_of(connection, parsed)
         # Locked before anything is decided, in one order for everybody: what is read next stays true.
-        self.counters = _locked(connection, {(self.majors.get(one.version, 0), one.subject) for one in arrived})
-        who = identities.whereabouts(connection, {one.volunteer for one in arrived})
+        who = identities.locked(connection, {one.volunteer for one in arrived})
+        majors, _ = rules_of(connection, parsed)
+        self.counters = _locked(
+            connection,
+            {(majors.get(one.version, 0), one.subject) for one in arrived if abs(one.subject) < identities.HIGHEST},
+        )
+        self.majors, self.rules = rules_of(connection, parsed)
         self.volunteers = {id: now for id, (now, _) in who.items()}
         self.banned = {now for now, banned in who.values() if banned}
         self.stored = self._stored({one.uuid for one in arrived})
-        self.live = self._live()
+        self.live = self._live(arrived)
         self.new: list[dict[str, Any]] = []
         self.more: dict[int, int] = {}  # volunteer → classifications that count
 
@@ -252,23 +267,27 @@ class _Taking:
         rows = self.connection.execute(STORED, {"ids": padded(ids)})
         return {row.uuid: (row.volunteer, row.subject, row.counted, row.after_retirement) for row in rows}
 
-    def _live(self) -> set[tuple[int, int, int]]:
+    def _live(self, arrived: Sequence[Submission]) -> set[tuple[int, int, int]]:
         """Return (volunteer, major, subject) where a classification is counted already: those at hand, and more.
 
-        Every volunteer is looked up with every subject. That is a probe of the index for each pair; for the exact
-        pairs SQLite would read the whole index.
+        Every volunteer of a few submissions is looked up with every subject of these. That is a probe of the index
+        for each pair; for the exact pairs SQLite would read the whole index.
         """
-        wanted = {
-            "volunteers": padded(set(self.volunteers.values())),
-            "majors": padded({major for major, _ in self.counters}),
-            "subjects": padded({subject for _, subject in self.counters}),
-        }
-        rows = self.connection.execute(LIVE_ONES, wanted)
-        return {(volunteer, major, subject) for volunteer, major, subject in rows}
+        known = [one for one in arrived if one.volunteer in self.volunteers and one.version in self.majors]
+        live: set[tuple[int, int, int]] = set()
+        for start in range(0, len(known), TOGETHER):
+            some = known[start : start + TOGETHER]
+            wanted = {
+                "volunteers": padded({self.volunteers[one.volunteer] for one in some}),
+                "majors": padded({self.majors[one.version] for one in some}),
+                "subjects": padded({one.subject for one in some if abs(one.subject) < identities.HIGHEST}),
+            }
+            live |= {(one, major, subject) for one, major, subject in self.connection.execute(LIVE_ONES, wanted)}
+        return live
 
     def take(self, arrived: Sequence[tuple[Submission, datetime]]) -> list[Receipt]:
         receipts = [self._one(submission, now) for submission, now in arrived]
-        self._write([one for one, _ in arrived], max((now for _, now in arrived), default=None))
+        self._write()
         return receipts
 
     def _one(self, one: Submission, now: datetime) -> Receipt:
@@ -304,12 +323,10 @@ class _Taking:
         if one.volunteer not in self.volunteers:
             return f"there is no volunteer {one.volunteer}"
         try:
-            uuids.UUID(one.uuid) if self.complete else None
+            _check_values(one, self.complete)
             walks.check(workflow_of(self.connection, self.parsed, one.version).tree, one.annotations, self.complete)
         except GreenpeaError as error:
             return str(error)
-        except ValueError:
-            return f"{one.uuid!r} is not a UUID"
         return None
 
     def _counted(self, volunteer: int, counter: _Counter) -> Counted:
@@ -332,15 +349,39 @@ class _Taking:
             counter.retired_at, counter.reason, counter.retired_by, counter.closed = now, reason, "rule", True
         return reason
 
-    def _write(self, arrived: Sequence[Submission], now: datetime | None) -> None:
+    def _write(self) -> None:
         if self.new:
             self.connection.execute(INSERT, self.new)
+            self.connection.execute(CLOSE, [{f"b_{name}": row[name] for name in CLOSED_BY} for row in self.new])
         changed = [counter for _, counter in sorted(self.counters.items()) if counter.changed]
         _save(self.connection, changed)
         counters.open_or_close(self.connection, [counter for counter in changed if counter.closed], -1)
-        if closed := {one.handout for one in arrived if one.handout is not None}:
-            self.connection.execute(CLOSE, {"ids": padded(closed), "at": now})
         identities.add_to_counts(self.connection, self.more)
+
+
+def _check_values(one: Submission, complete: bool) -> None:
+    """Raise GreenpeaError for what one of the databases would not keep, or would not give back."""
+    try:
+        if complete and str(uuids.UUID(one.uuid)) != one.uuid.lower():
+            raise ValueError
+    except ValueError:
+        raise GreenpeaError(f"{one.uuid[:80]!r} is not a UUID such as {uuids.UUID(int=0)}") from None
+    fitting(one.uuid, LONGEST_ID, "an id")
+    for when in (one.started_at, one.finished_at):
+        try:
+            if when is not None and (when.tzinfo is None or not 1 < when.astimezone(UTC).year < 9999):
+                raise OverflowError
+        except OverflowError:
+            raise GreenpeaError(f"{when} is not a time in a time zone that a calendar has") from None
+    if not all(abs(number or 0) < limit for number, limit in ((one.handout, 2**63), (one.round, 2**31))):
+        raise GreenpeaError("the hand-out or the round has a number that there cannot be")
+    if one.probability is not None and not 0 <= one.probability <= 1:
+        raise GreenpeaError(f"a probability is between 0 and 1, not {one.probability}")
+    try:
+        json.dumps(dict(one.metadata), allow_nan=False)
+        json.dumps(dict(one.metadata), ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise GreenpeaError(f"the metadata cannot be kept as JSON: {error}") from error
 
 
 def _locked(connection: Connection, places: set[Place]) -> dict[Place, _Counter]:
@@ -390,7 +431,17 @@ LOCKED = (
     .with_for_update(of=progress)
 )
 INSERT = insert(classifications)
-CLOSE = update(handouts).where(handouts.c.id.in_(bindparam("ids", expanding=True))).values(closed_at=bindparam("at"))
+CLOSED_BY = ("volunteer", "subject", "major", "received_at")
+CLOSE = (  # every open hand-out of the volunteer on the subject: after a merge there may be two
+    update(handouts)
+    .where(
+        handouts.c.volunteer == bindparam("b_volunteer"),
+        handouts.c.subject == bindparam("b_subject"),
+        handouts.c.major == bindparam("b_major"),
+        handouts.c.closed_at.is_(None),
+    )
+    .values(closed_at=bindparam("b_received_at"))
+)
 SAVE = (
     update(progress)
     .where((progress.c.major == bindparam("m")) & (progress.c.subject == bindparam("s")))
@@ -459,13 +510,25 @@ def _change(
     sign: int,
     now: datetime,
 ) -> None:
-    if not rows:
-        return
+    ordered = sorted(rows, key=lambda row: (row.major, row.subject, row.id))
+    for start in range(0, len(ordered), BLOCK):
+        _change_some(connection, parsed, ordered[start : start + BLOCK], state, sign, now)
+
+
+def _change_some(
+    connection: Connection,
+    parsed: dict[int, Workflow],
+    rows: Sequence[Row[Any]],
+    state: Counted,
+    sign: int,
+    now: datetime,
+) -> None:
     found = _locked(connection, {(row.major, row.subject) for row in rows})
-    _, rules = rules_of(connection, parsed)
+    # Read again now that they are locked: somebody else may have changed them in between.
+    still = {"ids": padded([row.id for row in rows]), "states": LIVE if sign < 0 else (Counted.BANNED.value,)}
     ids: dict[str, list[int]] = {}
     more: dict[int, int] = {}
-    for row in rows:
+    for row in connection.execute(STILL, still).all():
         counter = found[row.major, row.subject]
         gold = counter.gold is not None if sign > 0 else row.counted == Counted.GOLD
         if not gold:
@@ -477,7 +540,19 @@ def _change(
     for value, marked in ids.items():
         connection.execute(update(classifications).where(classifications.c.id.in_(marked)).values(counted=value))
     identities.add_to_counts(connection, more)
+    _, rules = rules_of(connection, parsed)
     _rejudge(connection, [counter for _, counter in sorted(found.items()) if counter.changed], rules, now)
+
+
+STILL = (
+    select(classifications)
+    .where(
+        classifications.c.id.in_(bindparam("ids", expanding=True)),
+        classifications.c.counted.in_(bindparam("states", expanding=True)),
+    )
+    .order_by(classifications.c.id)
+    .with_for_update()
+)
 
 
 def _rejudge(connection: Connection, changed: Sequence[_Counter], rules: dict[int, Workflow], now: datetime) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
-from greenpea.store.schema import pools, progress, ranks
+from greenpea.store.schema import pools, progress, ranks, rounds
 
 
 def start(connection: Connection, major: int, places: Sequence[tuple[int, str, int]]) -> None:
@@ -81,7 +81,12 @@ def open_or_close(connection: Connection, rows: Iterable[Any], sign: int) -> Non
             .where((pools.c.major == major) & (pools.c.pool == pool))
             .values(open=pools.c.open + sign * len(subjects))
         )
-        connection.execute(update(ranks).where(ranks.c.subject.in_(subjects)).values(open=sign > 0))
+        connection.execute(
+            update(ranks)
+            .where(ranks.c.subject.in_(subjects))
+            .where(ranks.c.round.in_(select(rounds.c.id).where(rounds.c.major == major)))
+            .values(open=sign > 0)
+        )
 
 
 def open_pools(connection: Connection) -> dict[tuple[int, str], tuple[int, int]]:

@@ -8,7 +8,9 @@ fsync for all of them (group commit). On SQLite every write transaction is ``BEG
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
+import select
 import sqlite3
 import threading
 import time
@@ -20,15 +22,24 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    DisconnectionError,
+    IntegrityError,
+    SQLAlchemyError,
+    StatementError,
+)
 
 from greenpea.errors import GreenpeaError
 
 LARGEST_GROUP = 128  # jobs in a transaction: bounds how long the first of them waits
 IDLE = 5.0  # seconds after which a connection to PostgreSQL is asked whether it still works
 ATTEMPTS = 5  # for a transaction that lost against another process
-# PostgreSQL: serialization failure, deadlock.
-LOST_A_RACE = {"40001", "40P01"}
+# PostgreSQL: serialization failure, deadlock, and a row that somebody else inserted meanwhile and is now to be found.
+LOST_A_RACE = {"40001", "40P01", "23505"}
+PAUSE = 0.005  # seconds before another attempt
 
 Single = Callable[[Connection], Any]
 Item = TypeVar("Item", int, str)
@@ -49,13 +60,13 @@ def engine_for(url: str, write: bool) -> Engine:
         size = {"pool_size": 1, "max_overflow": 1} if write else {"pool_size": 8, "max_overflow": 16}
         # What only reads asks one question at a time: without a transaction around it, it is asked twice as fast.
         level: Any = "READ COMMITTED" if write else "AUTOCOMMIT"
-        engine = create_engine(place, isolation_level=level, **size)
+        engine = create_engine(place, isolation_level=level, json_serializer=_json, **size)
         event.listen(engine, "checkin", _note_the_time)
         event.listen(engine, "checkout", _ping_if_idle)
         return engine
     if place.get_backend_name() != "sqlite":
         raise GreenpeaError(f"the store runs on SQLite and PostgreSQL, not on {place.get_backend_name()}")
-    engine = create_engine(place, pool_size=1 if write else 16, max_overflow=0 if write else 32)
+    engine = create_engine(place, pool_size=1 if write else 16, max_overflow=0 if write else 32, json_serializer=_json)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_immediate if write else _begin)
     return engine
@@ -66,14 +77,23 @@ def _note_the_time(connection: Any, record: Any) -> None:
 
 
 def _ping_if_idle(connection: Any, record: Any, proxy: Any) -> None:
-    """Ask an idle connection whether its server is still there; to ask each time would double what a question costs."""
-    if time.monotonic() - record.info.get("used_at", 0.0) > IDLE:
+    """Ask a connection whether its server is still there, where it was idle or something has arrived unasked.
+
+    A server that stops says so; to ask each time would double what a question costs.
+    """
+    if time.monotonic() - record.info.get("used_at", 0.0) > IDLE or _something_arrived(connection.pgconn.socket):
         try:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1")
             connection.rollback()
         except Exception as error:
             raise DisconnectionError from error  # the pool takes another
+
+
+def _something_arrived(socket: int) -> bool:
+    waiting = select.poll()
+    waiting.register(socket, select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(waiting.poll(0))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
@@ -107,11 +127,35 @@ class _Job:
     many: Many | None
     value: Any
     done: Future[Any]
+    attempts: int = 0
+
+
+class Again(Exception):
+    """What was written should be tried once more in a new transaction; ``result`` is what there is without."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__("try again")
+        self.result = result
+
+
+class _Failed(Exception):
+    """One job of a group failed by itself: the others can go on without it."""
+
+    def __init__(self, job: _Job, error: Exception) -> None:
+        super().__init__(str(error))
+        self.job, self.error = job, error
 
 
 def text_of(value: str) -> str:
     """Return text as both databases take it: PostgreSQL has no place for a NUL character."""
     return value.replace("\x00", "")
+
+
+def fitting(value: str, most: int, what: str) -> str:
+    """Return text that both databases keep. Raises GreenpeaError where it is longer than ``most`` characters."""
+    if len(value) > most:
+        raise GreenpeaError(f"{what} has at most {most} characters; this has {len(value)}: shorten it")
+    return text_of(value)
 
 
 def padded(values: Iterable[Item]) -> list[Item]:
@@ -141,8 +185,11 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Yield a connection to read with; on PostgreSQL two statements may see two states of the database."""
-        with self.reader.connect() as connection:
-            yield connection
+        try:
+            with self.reader.connect() as connection:
+                yield connection
+        except (DataError, OverflowError, UnicodeError) as error:
+            raise GreenpeaError(f"there can be no such thing in the store: {_reason(error)}") from error
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -208,43 +255,69 @@ class Database:
                 jobs.append(another)
             # Whoever gave up waiting in the queue is left out; from here on nobody can.
             self._commit([job for job in jobs if job.done.set_running_or_notify_cancel()])
-            self._look()
+            with contextlib.suppress(SQLAlchemyError):  # statistics are a help, and no more: the next time will do
+                self._look()
             if stop:
                 return
 
     def _commit(self, jobs: list[_Job]) -> None:
-        """Run jobs in one transaction; if it cannot be, each in its own, so that none spoils another."""
-        if not jobs:
-            return
-        try:
-            results = self._transaction(jobs)
-        except BaseException as error:  # whoever waits must hear of it, whatever it was
-            if len(jobs) == 1:
-                jobs[0].done.set_exception(error)
-            else:
-                for job in jobs:
+        """Run jobs in one transaction; one that fails by itself is left out, so that it spoils no other."""
+        later: list[_Job] = []
+        while jobs:
+            try:
+                results = self._transaction(jobs)
+            except _Failed as failed:
+                jobs = [job for job in jobs if job is not failed.job]
+                later += self._settle(failed.job, failed.error)
+            except BaseException as error:  # whoever waits must hear of it, whatever it was
+                if len(jobs) == 1:
+                    jobs[0].done.set_exception(_told(error))
+                    break
+                for job in jobs:  # it cannot be told whose fault it was
                     self._commit([job])
-            return
-        self.last_commit = datetime.now(UTC)
-        for job, result in zip(jobs, results, strict=True):
-            job.done.set_result(result)
+                break
+            else:
+                self.last_commit = datetime.now(UTC)
+                for job, result in zip(jobs, results, strict=True):
+                    job.done.set_result(result)
+                break
+        for job in later:
+            time.sleep(PAUSE)
+            self._commit([job])
+
+    def _settle(self, job: _Job, error: Exception) -> list[_Job]:
+        """Answer a job that failed by itself; return it if it should be tried again."""
+        if not isinstance(error, Again):
+            job.done.set_exception(_told(error))
+            return []
+        job.attempts += 1
+        if job.attempts >= ATTEMPTS:
+            job.done.set_result(error.result)
+            return []
+        return [job]
 
     def _look(self) -> None:
         """Refresh PostgreSQL's statistics as the tables fill: its own come only after minutes."""
         self._commits += 1
         if self._commits == self._look_after:
             self._look_after *= 3
-            with contextlib.suppress(DBAPIError):  # a help, and no more: the next time will do
-                self.analyze()
+            self.analyze()
 
     def _transaction(self, jobs: list[_Job]) -> list[Any]:
         for attempt in range(ATTEMPTS):
+            ready = False
             try:
                 with self.writer.begin() as connection:
-                    return _run(connection, jobs)
+                    results = _run(connection, jobs)
+                    ready = True
+                return results
             except DBAPIError as error:
-                if attempt == ATTEMPTS - 1 or getattr(error.orig, "sqlstate", None) not in LOST_A_RACE:
+                # A connection lost while committing may have committed: only whoever asked can know what to do.
+                lost = error.connection_invalidated and not ready
+                raced = getattr(error.orig, "sqlstate", None) in LOST_A_RACE
+                if attempt == ATTEMPTS - 1 or not (lost or raced):
                     raise
+                time.sleep(PAUSE)
         raise AssertionError("unreachable")
 
 
@@ -258,5 +331,38 @@ def _run(connection: Connection, jobs: list[_Job]) -> list[Any]:
     for many, some in together.items():
         found = many(connection, [job.value for job in some])
         results |= {id(job): result for job, result in zip(some, found, strict=True)}
-    results |= {id(job): job.function(connection) for job in jobs if job.function is not None}
+    for job in jobs:
+        if job.function is not None:
+            results[id(job)] = _run_one(connection, job, job.function)
     return [results[id(job)] for job in jobs]
+
+
+def _run_one(connection: Connection, job: _Job, function: Single) -> Any:
+    try:
+        return function(connection)
+    except DBAPIError:  # it may have lost a race: that is for the whole transaction to try again
+        raise
+    except Exception as error:
+        raise _Failed(job, error) from error
+
+
+def _told(error: BaseException) -> BaseException:
+    """Return an error as whoever wrote should hear it: in words, where a value was not what a database keeps."""
+    odd = isinstance(error, DataError | IntegrityError | OverflowError | UnicodeError)
+    if odd or (isinstance(error, StatementError) and not isinstance(error, DBAPIError)):
+        told = GreenpeaError(f"the store cannot keep this: {_reason(error)}")
+        told.__cause__ = error
+        return told
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0]
+
+
+def _json(value: Any) -> str:
+    """Return JSON. Raises GreenpeaError for what JSON has not, such as NaN, which PostgreSQL would refuse."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise GreenpeaError(f"the store keeps JSON, and this is none: {error}") from error

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, lite
 
 from greenpea.errors import GreenpeaError
 from greenpea.store import identities
-from greenpea.store.engine import Database, text_of
+from greenpea.store.engine import Database, fitting
 from greenpea.store.schema import finds, likes, subjects, volunteers
 from greenpea.store.values import Find
 
@@ -28,20 +28,21 @@ class Finds:
 
         Raises GreenpeaError where the comment is too long, or the volunteer or the subject is unknown or banned.
         """
-        if len(comment) > LONGEST:
-            raise GreenpeaError(f"a comment has at most {LONGEST} characters; this one has {len(comment)}")
+        if not uuid.isprintable():
+            raise GreenpeaError(f"{uuid!r} is not an id: send a UUID")
+        comment, uuid = fitting(comment, LONGEST, "a comment").strip(), fitting(uuid, 64, "an id")
 
         def write(connection: Connection) -> None:
-            who = identities.follow(connection, [volunteer]).get(volunteer)
+            who, banned = identities.locked(connection, [volunteer]).get(volunteer, (None, False))
             row = connection.execute(select(finds.c.volunteer).where(finds.c.uuid == uuid)).one_or_none()
             if row is not None:
                 if row.volunteer != who:
                     raise GreenpeaError("this id belongs to another comment: make a new one")
                 return
             known = connection.execute(select(subjects.c.id).where(subjects.c.id == subject)).first()
-            if who is None or known is None or identities.whereabouts(connection, [who])[who][1]:
+            if who is None or known is None or banned:
                 raise GreenpeaError("this comment cannot be taken: the subject or the volunteer is not known here")
-            values = {"uuid": uuid, "volunteer": who, "subject": subject, "comment": text_of(comment).strip()}
+            values = {"uuid": uuid, "volunteer": who, "subject": subject, "comment": comment}
             connection.execute(insert(finds).values(**values, created_at=now, hidden=False))
 
         self._database.write(write)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from greenpea.store.engine import padded
 from greenpea.store.schema import volunteers
 from greenpea.store.values import Role, Volunteer
 
+HIGHEST = 2**63  # of an id
 _FIELDS = [
     "id",
     "public",
@@ -35,17 +36,25 @@ def volunteer_of(row: Any) -> Volunteer:
     return Volunteer(**values | {"role": Role(values["role"])})
 
 
-def follow(connection: Connection, ids: set[int] | list[int]) -> dict[int, int]:
-    """Return id → the id of the account it was merged into, or itself; unknown ids are left out."""
-    return {id: now for id, (now, _) in whereabouts(connection, ids).items()}
+def follow(connection: Connection, id: int) -> int | None:
+    """Return the id of the account that a volunteer was merged into, or their own; None where there is none such."""
+    return next((now for now, _ in _followed(connection, [id], WHEREABOUTS).values()), None)
 
 
-def whereabouts(connection: Connection, ids: set[int] | list[int]) -> dict[int, tuple[int, bool]]:
-    """Return id → (the id of the account it was merged into, or itself; whether that is banned)."""
+def locked(connection: Connection, ids: Iterable[int]) -> dict[int, tuple[int, bool]]:
+    """Return id → (the id of the account it was merged into, or itself; whether that is banned).
+
+    They are locked until the transaction ends, before anything else is, in one order for everybody: nobody is
+    merged or banned while a classification of theirs is being taken. Unknown ids are left out.
+    """
+    return _followed(connection, [id for id in ids if abs(id) < HIGHEST], LOCKED)
+
+
+def _followed(connection: Connection, ids: Iterable[int], statement: Any) -> dict[int, tuple[int, bool]]:
     found: dict[int, tuple[int, bool]] = {}
     asked = {id: id for id in ids}
     while asked:
-        rows = connection.execute(WHEREABOUTS, {"ids": padded(set(asked.values()))})
+        rows = connection.execute(statement, {"ids": padded(set(asked.values()))})
         into = {row.id: (row.merged_into, row.banned_at is not None) for row in rows}
         found |= {first: (now, into[now][1]) for first, now in asked.items() if now in into and into[now][0] is None}
         asked = {first: into[now][0] for first, now in asked.items() if now in into and into[now][0] is not None}
@@ -78,4 +87,5 @@ def imported(connection: Connection, sources: set[str], now: datetime) -> dict[s
 WHEREABOUTS = select(volunteers.c.id, volunteers.c.merged_into, volunteers.c.banned_at).where(
     volunteers.c.id.in_(bindparam("ids", expanding=True))
 )
+LOCKED = WHEREABOUTS.order_by(volunteers.c.id).with_for_update(key_share=True)
 ADD = update(volunteers).where(volunteers.c.id == bindparam("v")).values(count=volunteers.c.count + bindparam("more"))

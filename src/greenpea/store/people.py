@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from greenpea.errors import GreenpeaError
 from greenpea.store import classifications as counting
 from greenpea.store import identities
-from greenpea.store.engine import Database, text_of
+from greenpea.store.engine import Database, fitting, text_of
 from greenpea.store.schema import (
     classifications,
     favourites,
@@ -29,6 +29,7 @@ from greenpea.store.schema import (
     sessions,
     subjects,
     tokens,
+    versions,
     volunteers,
 )
 from greenpea.store.subjects import subjects_by_number
@@ -38,6 +39,7 @@ from greenpea.workflow import Workflow
 
 NAME = re.compile(r"[^\W_](?:[\w .'’-]{0,38}[^\W_])?")
 RECENT = 100  # classifications of a volunteer that the agreement shown is of
+MOST_KEY, MOST_EMAIL = 300, 320  # characters, as the table keeps them
 LEAST_PASSWORD, MOST_PASSWORD = 10, 256
 _hasher = PasswordHasher()
 # Checked when a name is unknown, so that the answer takes as long as when it is known.
@@ -50,7 +52,7 @@ def name_key(name: str) -> str:
 
 
 def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 
 class People:
@@ -65,8 +67,8 @@ class People:
     def get(self, id: int) -> Volunteer | None:
         """Return a volunteer, or the account that took over their work."""
         with self._database.read() as connection:
-            found = identities.follow(connection, [id])
-            return _one(connection, volunteers.c.id == found[id]) if id in found else None
+            found = identities.follow(connection, id)
+            return _one(connection, volunteers.c.id == found) if found is not None else None
 
     def by_public(self, public: str) -> Volunteer | None:
         """Return a volunteer by their public id, or the account that took over their work."""
@@ -74,7 +76,7 @@ class People:
             row = connection.execute(BY_PUBLIC, {"public": text_of(public)}).one_or_none()
             if row is None or row.merged_into is None:
                 return identities.volunteer_of(row) if row else None
-            now = identities.follow(connection, [row.volunteer_id])[row.volunteer_id]
+            now = identities.follow(connection, row.volunteer_id)
             return _one(connection, volunteers.c.id == now)
 
     def by_name(self, name: str) -> Volunteer | None:
@@ -110,8 +112,7 @@ class People:
         values = {
             "name": shown,
             "name_key": name_key(shown),
-            "email": text_of(email or "").strip() or None,
-            "email_key": text_of(email or "").strip().casefold() or None,
+            **_email(email or ""),
             "password": _hasher.hash(password),
             "role": Role(role).value,
         }
@@ -119,13 +120,14 @@ class People:
         def write(connection: Connection) -> int:
             if connection.execute(select(volunteers.c.id).where(volunteers.c.name_key == values["name_key"])).first():
                 raise GreenpeaError(f"the name {shown!r} is taken: choose another")
-            own = identities.follow(connection, [anonymous]).get(anonymous) if anonymous is not None else None
-            row = _one(connection, volunteers.c.id == own) if own is not None else None
-            if row is not None and row.anonymous and row.source is None and row.banned_at is None:
-                # The same person goes on under a name: nothing needs to move.
-                connection.execute(update(volunteers).where(volunteers.c.id == own).values(**values))
-                return row.id
-            return identities.create(connection, now, **values)
+            # The same person goes on under a name: nothing needs to move.
+            taken = connection.execute(
+                update(volunteers)
+                .where(volunteers.c.id == anonymous, _nobody_yet())
+                .values(**values)
+                .returning(volunteers.c.id)
+            ).scalar_one_or_none()
+            return taken if taken is not None else identities.create(connection, now, **values)
 
         try:
             return _sure(self.get(self._database.write(write)))
@@ -155,12 +157,7 @@ class People:
         check_password(password, one.shown)
         hashed = _hasher.hash(password)
 
-        def write(connection: Connection) -> None:
-            connection.execute(update(volunteers).where(volunteers.c.id == one.id).values(password=hashed))
-            connection.execute(delete(sessions).where(sessions.c.volunteer == one.id))
-            connection.execute(delete(tokens).where(tokens.c.volunteer == one.id))
-
-        self._database.write(write)
+        self._database.write(lambda connection: _set_password(connection, one.id, hashed))
 
     def settings(
         self, id: int, *, language: str | None = None, credited: bool | None = None, email: str | None = None
@@ -172,7 +169,7 @@ class People:
         if credited is not None:
             values["credited"] = credited
         if email is not None:
-            values |= {"email": text_of(email).strip() or None, "email_key": text_of(email).strip().casefold() or None}
+            values |= _email(email)
         if values:
             self._update(id, **values)
 
@@ -184,8 +181,9 @@ class People:
             if one is None or one.anonymous:
                 raise GreenpeaError("only accounts have roles")
             if one.role is Role.OWNER and role is not Role.OWNER:
-                owners = select(func.count()).where(volunteers.c.role == Role.OWNER.value)
-                if connection.execute(owners).scalar_one() < 2:
+                owners = select(volunteers.c.id).where(volunteers.c.role == Role.OWNER.value)
+                # Locked, in one order: of two who resign at once, the second sees that the first has.
+                if len(connection.execute(owners.order_by(volunteers.c.id).with_for_update()).all()) < 2:
                     raise GreenpeaError("a campaign needs an owner: make somebody else owner first")
             connection.execute(update(volunteers).where(volunteers.c.id == id).values(role=Role(role).value))
 
@@ -239,10 +237,15 @@ class People:
         if row is None:
             return None
         check_password(password, _sure(self.get(row.volunteer)).shown)
-        if self._use(token, "reset", now) is None:
-            return None
-        self.set_password(row.volunteer, password, now)
-        return self.get(row.volunteer)
+        hashed = _hasher.hash(password)
+
+        def write(connection: Connection) -> bool:
+            if connection.execute(_token_row(token, "reset", now).with_for_update()).first() is None:
+                return False
+            _set_password(connection, row.volunteer, hashed)
+            return True
+
+        return self.get(row.volunteer) if self._database.write(write) else None
 
     def reset_open(self, token: str, now: datetime) -> bool:
         """Whether a reset token can still be used."""
@@ -283,17 +286,18 @@ class People:
     def merge(self, anonymous: int, into: int, now: datetime) -> int:
         """Move an anonymous volunteer's work to an account; return how many classifications moved.
 
-        Where both classified a subject, the later one is un-counted. The anonymous identity leads to the account
+        Nothing moves into a banned account, nor from one that was deleted. Where both classified a subject, the
+        later one is un-counted. The anonymous identity leads to the account
         from then on, also for what still waits in an outbox.
         """
 
         def write(connection: Connection) -> int:
-            source = _one(connection, volunteers.c.id == anonymous)
-            followed = identities.follow(connection, [anonymous, into])
-            if source is None or not source.anonymous or source.source or followed.get(anonymous) != anonymous:
-                return 0
-            target = followed.get(into)
-            if target is None or target == anonymous:
+            followed = identities.locked(connection, [anonymous, into])
+            target, banned = followed.get(into, (None, False))
+            nobody = connection.execute(
+                select(volunteers.c.id).where(volunteers.c.id == anonymous, _nobody_yet())
+            ).first()
+            if nobody is None or target is None or target == anonymous or banned:
                 return 0
             pairs = counting.repeated(connection, anonymous, target)
             later = [second for _, second in pairs]
@@ -306,6 +310,7 @@ class People:
         """Ban a volunteer, and with ``recount`` take their votes out; return how many were un-counted."""
 
         def write(connection: Connection) -> int:
+            identities.locked(connection, [id])
             one = _one(connection, volunteers.c.id == id)
             if one is None:
                 raise GreenpeaError(f"there is no volunteer {id}")
@@ -325,6 +330,7 @@ class People:
         """Lift a ban; what it took out counts again, but for subjects classified anew since. Returns how many."""
 
         def write(connection: Connection) -> int:
+            identities.locked(connection, [id])
             connection.execute(update(volunteers).where(volunteers.c.id == id).values(banned_at=None))
             live = {(row.major, row.subject) for row in _of(connection, id, counting.LIVE)}
             back = []
@@ -376,6 +382,8 @@ class People:
             for table in (sessions, tokens, favourites, likes):
                 connection.execute(delete(table).where(table.c.volunteer == id))
             connection.execute(update(finds).where(finds.c.volunteer == id).values(comment=""))
+            author = connection.execute(select(volunteers.c.name).where(volunteers.c.id == id)).scalar_one()
+            connection.execute(update(versions).where(versions.c.author == author).values(author=None))
             gone = dict.fromkeys(("name", "name_key", "email", "email_key", "password", "source"))
             connection.execute(
                 update(volunteers)
@@ -392,6 +400,8 @@ class People:
         """Add a subject to a volunteer's favourites, or take it away."""
 
         def write(connection: Connection) -> None:
+            if connection.execute(select(subjects.c.id).where(subjects.c.id == subject)).first() is None:
+                raise GreenpeaError(f"there is no subject {subject}")
             where = (favourites.c.volunteer == id) & (favourites.c.subject == subject)
             there = connection.execute(select(favourites.c.subject).where(where)).first()
             if on and not there:
@@ -487,6 +497,8 @@ def check_name(name: str) -> str:
         )
     if name_key(shown).startswith("not-logged-in"):
         raise GreenpeaError("names that begin with 'not-logged-in' are for those without an account: choose another")
+    if len(name_key(shown)) > MOST_KEY:
+        raise GreenpeaError("this name is too long when it is written out: choose a shorter one")
     return shown
 
 
@@ -540,6 +552,24 @@ _COMMON = frozenset(
         "zooniverse123",
     ]
 )
+
+
+def _email(address: str) -> dict[str, str | None]:
+    address = fitting(address, MOST_EMAIL, "an e-mail address").strip()
+    return {"email": address or None, "email_key": fitting(address.casefold(), MOST_EMAIL, "an e-mail address") or None}
+
+
+def _set_password(connection: Connection, id: int, hashed: str) -> None:
+    connection.execute(update(volunteers).where(volunteers.c.id == id).values(password=hashed))
+    connection.execute(delete(sessions).where(sessions.c.volunteer == id))
+    connection.execute(delete(tokens).where(tokens.c.volunteer == id))
+
+
+def _nobody_yet() -> Any:
+    """Return the condition that a volunteer is anonymous: no account, none they joined, none that was deleted."""
+    table = volunteers.c
+    gone = or_(table.deleted_at.is_not(None), table.merged_into.is_not(None), table.banned_at.is_not(None))
+    return and_(table.name_key.is_(None), table.source.is_(None), ~gone)
 
 
 def _sure(one: Volunteer | None) -> Volunteer:

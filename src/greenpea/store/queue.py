@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,13 @@ from sqlalchemy import (
 )
 
 from greenpea.errors import GreenpeaError
-from greenpea.store.engine import Database, padded, text_of
+from greenpea.store.engine import Again, Database, padded, text_of
 from greenpea.store.schema import active_round, classifications, handouts, progress, ranks, rounds, subjects, volunteers
 from greenpea.store.subjects import subjects_by_number
 from greenpea.store.values import Counted, HandOut, Stream, Version
 from greenpea.store.workflows import KEPT, Workflows, open_count
 
+MOST_HELD = 100  # open hand-outs of one volunteer: nobody keeps a campaign from the others
 TRIES = 48  # random places looked at together
 SCANNED = 100  # open subjects looked at together, in the order of the ranks or from a random place on
 UNLIMITED = 2**31
@@ -110,9 +111,13 @@ class Queue:
     ) -> Future[list[HandOut]]:
         version = self._workflows.active()
         rng = rng or np.random.default_rng()
-        return self._database.submit(
-            lambda connection: _Handing(connection, self, version, volunteer, now, rng).hand(count, holding)
-        )
+        turns = itertools.count()  # in its second turn it waits for what another process holds
+
+        def hand(connection: Connection) -> list[HandOut]:
+            handing = _Handing(connection, self, version, volunteer, now, rng, patient=next(turns) > 0)
+            return handing.hand(count, holding)
+
+        return self._database.submit(hand)
 
     def size(self, connection: Connection, major: int, pool: str) -> tuple[int, int]:
         """Return how many subjects a pool has and how many are open, as it was at most `KEPT` seconds ago."""
@@ -143,7 +148,9 @@ class _Handing:
         volunteer: int,
         now: datetime,
         rng: np.random.Generator,
+        patient: bool = False,
     ) -> None:
+        self.patient = patient
         self.connection, self.queue, self.options = connection, queue, queue.options
         self.major, self.version, self.limit = version.major, version.id, version.workflow.limit
         self.now, self.rng = now, rng
@@ -163,14 +170,30 @@ class _Handing:
     def hand(self, count: int, holding: Collection[int] | None) -> list[HandOut]:
         if self.banned or count < 1:
             return []
-        again = [] if holding is None else [row for row in self.held.values() if row.id not in set(holding)]
-        again = again[:count]
+        again = [] if holding is None else self._still_wanted(set(holding))[:count]
+        count = min(count, max(MOST_HELD - len(self.held), 0) + len(again))
         while len(self.chosen) < count - len(again):
             found = [self._choose() for _ in range(count - len(again) - len(self.chosen))]
             self._give_up_taken()
             if not all(found):
                 break
-        return self._again(again) + self._new(list(self.chosen.values()))
+        handed = self._again(again) + self._new(list(self.chosen.values()))
+        if self.passed and not handed:
+            raise Again(handed)  # what another process held for a moment may be free now
+        return handed
+
+    def _still_wanted(self, holding: set[int]) -> list[Any]:
+        """Return open hand-outs that are not before the volunteer, without those seen or retired meanwhile."""
+        rows = [row for row in self.held.values() if row.id not in holding]
+        if not rows:
+            return []
+        wanted = {
+            row.subject
+            for row in self._read(WANTED, volunteer=self.volunteer, candidates=padded([row.subject for row in rows]))
+        }
+        if gone := [row.id for row in rows if row.subject not in wanted]:
+            self.connection.execute(update(handouts).where(handouts.c.id.in_(gone)).values(closed_at=self.now))
+        return [row for row in rows if row.subject in wanted]
 
     def direct(self, subject_id: str) -> HandOut | None:
         subject = self.connection.execute(
@@ -258,13 +281,16 @@ class _Handing:
         """Let go of chosen subjects of which another process may be taking the last place just now.
 
         The others stay locked until the commit. A subject that another transaction holds is passed over: handing
-        out never waits, so it cannot deadlock. On SQLite nobody else writes meanwhile.
+        out does not wait, so it cannot deadlock. Only where there is no other subject it is tried again by itself,
+        and waits. On SQLite nobody else writes meanwhile.
         """
-        if self.limit is None or self.connection.dialect.name == "sqlite":
+        if self.connection.dialect.name == "sqlite" or not self.chosen:
             return
-        locked = {row.subject for row in self._read(LOCK, candidates=padded(self.chosen))}
+        lock = LOCK_OR_WAIT if self.patient else LOCK
+        locked = {row.subject for row in self._read(lock, candidates=padded(self.chosen))}
         # Asked only now that nobody else can take a place on them.
-        places = self._read(STILL_FREE, candidates=padded(locked), limit=self.limit, now=self.now)
+        limit = UNLIMITED if self.limit is None else self.limit
+        places = self._read(STILL_FREE, candidates=padded(locked), limit=limit, now=self.now)
         free = {row.subject for row in places}
         self.passed |= self.chosen.keys() - free
         self.chosen = {subject: choice for subject, choice in self.chosen.items() if subject in free}
@@ -276,7 +302,7 @@ class _Handing:
         weights = {stream: weight for stream, weight in self.options.weights.items() if weight > 0}
         while weights:
             dice = self.rng.random() * sum(weights.values())
-            edges = accumulate(weights.values())
+            edges = itertools.accumulate(weights.values())
             stream = next((stream for stream, edge in zip(weights, edges, strict=True) if dice < edge), [*weights][-1])
             del weights[stream]
             yield stream
@@ -385,15 +411,23 @@ STILL_FREE = select(progress.c.subject).where(
     progress.c.major == _MAJOR, progress.c.subject.in_(_CANDIDATES), or_(progress.c.pool == "gold", _FREE)
 )
 SEEN = select(subjects.c.id).where(subjects.c.id == bindparam("subject"), ~_unseen(subjects.c.id))
-LOCK = (
-    select(progress.c.subject)
-    .where(progress.c.major == _MAJOR, progress.c.subject.in_(_CANDIDATES))
-    .order_by(progress.c.subject)
-    .with_for_update(skip_locked=True)
+WANTED = select(progress.c.subject).where(
+    progress.c.major == _MAJOR,
+    progress.c.subject.in_(_CANDIDATES),
+    progress.c.retired_at.is_(None),
+    _unseen(progress.c.subject),
 )
-WHO = select(
-    volunteers.c.id, volunteers.c.merged_into, volunteers.c.banned_at, volunteers.c.count.label("number")
-).where(volunteers.c.id == bindparam("volunteer"))
+_LOCK = (
+    select(progress.c.subject)
+    .where(progress.c.major == _MAJOR, progress.c.subject.in_(_CANDIDATES), progress.c.retired_at.is_(None))
+    .order_by(progress.c.subject)
+)
+LOCK, LOCK_OR_WAIT = _LOCK.with_for_update(skip_locked=True), _LOCK.with_for_update()
+WHO = (
+    select(volunteers.c.id, volunteers.c.merged_into, volunteers.c.banned_at, volunteers.c.count.label("number"))
+    .where(volunteers.c.id == bindparam("volunteer"))
+    .with_for_update(key_share=True)
+)
 HELD = select(handouts).where(
     handouts.c.volunteer == bindparam("volunteer"),
     handouts.c.major == _MAJOR,

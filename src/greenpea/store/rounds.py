@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, SupportsFloat
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from greenpea.errors import GreenpeaError
 from greenpea.store import counters
-from greenpea.store.engine import Database
+from greenpea.store.engine import Database, fitting
 from greenpea.store.schema import active_round, progress, ranks, rounds, subjects
 from greenpea.store.values import Round
 from greenpea.store.workflows import Workflows
 
+LONGEST, LONGEST_REASON = 100, 200  # characters
 BLOCK = 1000  # ranks written in one transaction, so that no vote waits for more
 
 
@@ -28,6 +30,9 @@ class Rounds:
 
     def create(self, model: str, seed: int, settings: Mapping[str, Any], now: datetime) -> int:
         """Begin a round for the active workflow; return its number. It ranks nothing until it is activated."""
+        fitting(model, LONGEST, "a model's hash")
+        if not abs(seed) < 2**63:
+            raise GreenpeaError(f"the seed {seed} is too large: choose one below 2^63")
         major = self._workflows.active().major
         values = {"major": major, "created_at": now, "model": model, "seed": seed, "settings": dict(settings)}
         statement = insert(rounds).values(**values, complete=False).returning(rounds.c.id)
@@ -44,9 +49,10 @@ class Rounds:
         ``probabilities`` of selection are recorded with each hand-out. Audit and gold subjects, retired ones and
         strangers are left out. Interrupted, it is simply run again. Raises GreenpeaError for the active round.
         """
-        if self.active() == round:
-            raise GreenpeaError(f"round {round} ranks the queue now: create a new one")
-        self._database.write(lambda connection: connection.execute(delete(ranks).where(ranks.c.round == round)))
+        for subject, score in ranked:
+            if not isinstance(score, SupportsFloat) or not math.isfinite(score):
+                raise GreenpeaError(f"the score of {subject!r} is not a number: rank by finite scores")
+        self._database.write(lambda connection: _begin(connection, round))
         chances = [None] * len(ranked) if probabilities is None else list(probabilities)
         entries = iter(zip(ranked, chances, strict=True))
         rank = 0
@@ -82,13 +88,17 @@ class Rounds:
         Never an audit subject: those go to the full limit (they judge the network).
         """
 
-        def retire(connection: Connection) -> int:
+        for reason in reasons.values():
+            fitting(reason, LONGEST_REASON, "a reason")
+        ids, major = sorted(reasons), self._workflows.active().major
+
+        def retire(connection: Connection, some: Sequence[str]) -> int:
             query = (
                 select(progress, subjects.c.subject_id)
                 .join(subjects, subjects.c.id == progress.c.subject)
                 .where(
-                    progress.c.major == self._workflows.active().major,
-                    subjects.c.subject_id.in_(list(reasons)),
+                    progress.c.major == major,
+                    subjects.c.subject_id.in_(some),
                     progress.c.pool == "main",
                     progress.c.retired_at.is_(None),
                 )
@@ -99,7 +109,18 @@ class Rounds:
             counters.retire(connection, [(row, reasons[row.subject_id]) for row in rows], now, "posterior")
             return len(rows)
 
-        return int(self._database.write(retire))
+        blocks = (ids[start : start + BLOCK] for start in range(0, len(ids), BLOCK))
+        return sum(int(self._database.write(partial(retire, some=some))) for some in blocks)
+
+
+def _begin(connection: Connection, round: int) -> None:
+    """Empty a round that is to be written (again); until it is complete it cannot be activated."""
+    found = connection.execute(update(rounds).where(rounds.c.id == round).values(complete=False))
+    if not found.rowcount:
+        raise GreenpeaError(f"there is no round {round}: create it first")
+    if connection.execute(select(active_round.c.round)).scalar_one_or_none() == round:
+        raise GreenpeaError(f"round {round} ranks the queue now: create a new one")
+    connection.execute(delete(ranks).where(ranks.c.round == round))
 
 
 def _publish(
@@ -129,7 +150,8 @@ def _publish(
 
 
 def _activate(connection: Connection, round: int, now: datetime) -> None:
-    complete = connection.execute(select(rounds.c.complete).where(rounds.c.id == round)).scalar_one_or_none()
+    asked = select(rounds.c.complete).where(rounds.c.id == round).with_for_update()
+    complete = connection.execute(asked).scalar_one_or_none()
     if not complete:
         what = "is not complete: publish it first" if complete is not None else "does not exist"
         raise GreenpeaError(f"round {round} {what}")

@@ -205,6 +205,7 @@ Index(
 Index(
     "ix_handouts_open_volunteer",
     handouts.c.volunteer,
+    handouts.c.expires_at,  # those that ran out stay open, and need not be read
     sqlite_where=_open,
     postgresql_where=_open,
 )

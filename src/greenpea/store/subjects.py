@@ -15,8 +15,9 @@ from greenpea.store import counters
 from greenpea.store.engine import Database, text_of
 from greenpea.store.schema import classifications, progress, subjects, versions
 from greenpea.store.values import NewSubject, Stream, Subject
-from greenpea.store.workflows import Workflows
+from greenpea.store.workflows import Workflows, lock_tables
 
+LONGEST_ID = 500  # characters of a subject's id
 BLOCK = 1000  # subjects added in one transaction
 Order = Literal["subject_id", "classifications", "newest", "retired"]
 
@@ -59,6 +60,10 @@ class Subjects:
 
     def _add(self, block: Sequence[NewSubject], now: datetime, audit_share: float) -> int:
         for one in block:
+            if not one.subject_id or len(one.subject_id) > LONGEST_ID or "\x00" in one.subject_id:
+                raise GreenpeaError(
+                    f"a subject's id has 1 to {LONGEST_ID} characters, none of them NUL: {one.subject_id[:80]!r}"
+                )
             if one.gold is not None:
                 self._check_gold(one)
         return int(self._database.write(lambda connection: _add(connection, block, now, audit_share)))
@@ -82,6 +87,8 @@ class Subjects:
 
     def by_number(self, id: int) -> Subject | None:
         """Return a subject by its number in the store, or None."""
+        if abs(id) >= 2**63:
+            return None
         return next(iter(self._read(self._all().where(subjects.c.id == id))), None)
 
     def browse(
@@ -108,7 +115,7 @@ class Subjects:
         if retired is not None:
             query = query.where(progress.c.retired_at.is_not(None) if retired else progress.c.retired_at.is_(None))
         if reason is not None:
-            query = query.where(progress.c.reason == reason)
+            query = query.where(progress.c.reason == text_of(reason))
         if search:
             query = query.where(subjects.c.subject_id.icontains(text_of(search), autoescape=True))
         if stream is not None:
@@ -142,7 +149,7 @@ class Subjects:
 _ORDERS: dict[str, list[tuple[Any, bool]]] = {  # column, descending
     "subject_id": [(subjects.c.subject_id, False)],
     "classifications": [(progress.c.classifications, True), (subjects.c.id, False)],
-    "newest": [(subjects.c.id, True)],
+    "newest": [(progress.c.subject, True)],
     "retired": [(progress.c.retired_at, True), (subjects.c.id, False)],
 }
 
@@ -168,6 +175,7 @@ def _instant(value: Any) -> Any:
 def _with_progress() -> Select[Any]:
     return select(
         subjects.c.id,
+        progress.c.subject,
         subjects.c.subject_id,
         subjects.c.images,
         subjects.c.metadata,
@@ -207,6 +215,7 @@ def _subject(row: Row[Any]) -> Subject:
 
 
 def _add(connection: Connection, block: Sequence[NewSubject], now: datetime, audit_share: float) -> int:
+    lock_tables(connection, "subjects")  # numbers and places follow on from the highest there is
     ids = [one.subject_id for one in block]
     known = set(connection.execute(select(subjects.c.subject_id).where(subjects.c.subject_id.in_(ids))).scalars())
     if old := [one for one in block if one.subject_id in known]:

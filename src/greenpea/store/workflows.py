@@ -15,11 +15,13 @@ from greenpea.errors import GreenpeaError
 from greenpea.retirement import Rules
 from greenpea.store import counters
 from greenpea.store.engine import Database
-from greenpea.store.schema import pools, progress, subjects, versions
+from greenpea.store.schema import meta, pools, progress, subjects, versions
 from greenpea.store.values import Version
 from greenpea.workflow import Workflow
 
 CHUNK = 2000  # subjects in one write: so many are re-read before a vote gets its turn
+SETTLED = "settled version"
+LONGEST_AUTHOR = 200  # characters
 KEPT = 1.0  # seconds for which a process trusts what it knows of the active version
 
 
@@ -74,23 +76,34 @@ class Workflows:
         """
         known = self.all()
         if known and known[0].active and known[0].workflow == workflow:
+            self._settle(known[0], now)  # where it was interrupted
             return known[0]
+        if author is not None and len(author) > LONGEST_AUTHOR:
+            raise GreenpeaError(f"an author's name has at most {LONGEST_AUTHOR} characters")
         minor = bool(known) and workflow.follows(known[0].workflow)
         major = known[0].major if minor else (known[0].major + 1 if known else 1)
         begun = 0 if minor else _start(self._database, major, 0)
         number = known[0].minor + 1 if minor else 0
-        self._database.write(lambda c: _activate(c, workflow, major, number, now, author))
+        expected = known[0].id if known else None
+        self._database.write(lambda c: _activate(c, workflow, major, number, now, author, expected))
         self._active = None
         if not minor:
             _start(self._database, major, begun)  # subjects that were added meanwhile
-        if minor and workflow.retirement != known[0].workflow.retirement:
-            self._reconsider(major, workflow.retirement, now)
-        return self.active()
+        active = self.active()
+        self._settle(active, now)
+        return active
 
-    def _reconsider(self, major: int, rules: Rules, now: datetime) -> None:
+    def _settle(self, version: Version, now: datetime) -> None:
+        """Bring every counter in line with a version's rules, once: it is written down when that is done."""
+        with self._database.read() as connection:
+            settled = connection.execute(select(meta.c.value).where(meta.c.key == SETTLED)).scalar_one_or_none()
+        if settled == str(version.id):
+            return
+        _start(self._database, version.major, 0)
         after: int | None = 0
         while after is not None:
-            after = self._database.write(partial(_reconsider, major=major, rules=rules, after=after, now=now))
+            after = self._database.write(partial(_reconsider, parsed={}, major=version.major, after=after, now=now))
+        self._database.write(lambda connection: _note(connection, SETTLED, str(version.id)))
 
     def consequences(self, workflow: Workflow) -> dict[str, Any]:
         """Return what publishing would do: its kind (same, minor, major), and how many would retire or come back."""
@@ -132,14 +145,31 @@ def workflow_of(connection: Connection, known: dict[int, Workflow], id: int) -> 
     return known[id]
 
 
+def _note(connection: Connection, key: str, value: str) -> None:
+    if not connection.execute(update(meta).where(meta.c.key == key).values(value=value)).rowcount:
+        connection.execute(insert(meta).values(key=key, value=value))
+
+
+def lock_tables(connection: Connection, *names: str) -> None:
+    """Let nobody else write to tables until the transaction ends. On SQLite nobody does anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"LOCK TABLE {', '.join(names)} IN SHARE ROW EXCLUSIVE MODE")
+
+
 def _activate(
-    connection: Connection, workflow: Workflow, major: int, minor: int, now: datetime, author: str | None
+    connection: Connection,
+    workflow: Workflow,
+    major: int,
+    minor: int,
+    now: datetime,
+    author: str | None,
+    expected: int | None,
 ) -> None:
-    # Two who publish at once: the second finds the number taken, and is told so.
-    taken = connection.execute(
-        select(versions.c.id).where((versions.c.major == major) & (versions.c.minor == minor))
-    ).first()
-    if taken:
+    lock_tables(connection, "versions", "subjects")
+    newest = connection.execute(
+        select(versions.c.id).order_by(versions.c.major.desc(), versions.c.minor.desc()).limit(1)
+    ).scalar_one_or_none()
+    if newest != expected:
         raise GreenpeaError("somebody else has just published a workflow: look at theirs, then publish again")
     connection.execute(update(versions).values(active=False))
     connection.execute(
@@ -185,7 +215,9 @@ def _tally(row: Row[Any]) -> Tally:
     return dict(row.tally)
 
 
-def _reconsider(connection: Connection, major: int, rules: Rules, after: int, now: datetime) -> int | None:
+def _reconsider(
+    connection: Connection, parsed: dict[int, Workflow], major: int, after: int, now: datetime
+) -> int | None:
     rows = connection.execute(
         select(progress)
         .where((progress.c.major == major) & (progress.c.subject > after))
@@ -193,6 +225,8 @@ def _reconsider(connection: Connection, major: int, rules: Rules, after: int, no
         .limit(CHUNK)
         .with_for_update()
     ).all()
+    # Read after the lock: somebody may have published other rules by now.
+    rules = rules_of(connection, parsed)[1][major].retirement
     changes = [(row, change) for row in rows if (change := _change(row, rules)) is not None]
     counters.retire(connection, [(row, change) for row, change in changes if change], now, "rule")
     counters.bring_back(connection, [row for row, change in changes if not change])

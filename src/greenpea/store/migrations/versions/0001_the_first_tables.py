@@ -191,7 +191,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_handouts_open_volunteer",
         "handouts",
-        ["volunteer"],
+        ["volunteer", "expires_at"],
         unique=False,
         sqlite_where=sa.text("closed_at IS NULL"),
         postgresql_where=sa.text("closed_at IS NULL"),
