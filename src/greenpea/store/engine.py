@@ -39,6 +39,7 @@ IDLE = 5.0  # seconds after which a connection to PostgreSQL is asked whether it
 ATTEMPTS = 5  # for a transaction that lost against another process
 # PostgreSQL: serialization failure, deadlock, and a row that somebody else inserted meanwhile and is now to be found.
 LOST_A_RACE = {"40001", "40P01", "23505"}
+WAL_ATTEMPTS = 100
 PAUSE = 0.005  # seconds before another attempt
 
 Single = Callable[[Connection], Any]
@@ -99,9 +100,9 @@ def _something_arrived(socket: int) -> bool:
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
     connection.isolation_level = None  # transactions begin where the engine says, not where the driver guesses
     cursor = connection.cursor()
+    _set_wal(cursor)
     for pragma in (
         "busy_timeout = 30000",
-        "journal_mode = WAL",
         "synchronous = FULL",
         "foreign_keys = ON",
         "cache_size = -65536",
@@ -109,6 +110,18 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _set_wal(cursor: sqlite3.Cursor) -> None:
+    """Switch to a write-ahead log; of several processes that open a new file at once, each until it is done."""
+    for attempt in range(WAL_ATTEMPTS):
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:  # SQLite does not wait for this by itself
+            if attempt == WAL_ATTEMPTS - 1:
+                raise
+            time.sleep(10 * PAUSE)
 
 
 def _begin_immediate(connection: Connection) -> None:
