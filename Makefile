@@ -16,7 +16,7 @@ install: $(STAMP)  ## create .venv with the versions in constraints.txt
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,timm]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,timm,postgres]'
 	@touch $(STAMP)
 
 demo: install  ## simulated galaxies → votes → network → posterior → report, in ./demo

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +53,10 @@ def create(
 ) -> tuple[Campaign, Imported]:
     """Make a campaign's folder from subjects and, if there are any yet, votes.
 
-    ``tree`` is a shipped tree's name or a JSON file, of a tree alone or of a whole workflow; ``subjects`` a folder of images or a table; ``votes`` a
-    table of counts, by default the table of subjects itself where it has such columns, or votes already read
-    (`read_votes` takes a mapping of columns). Nothing is written unless everything is in order; raises
-    GreenpeaError otherwise.
+    ``tree`` is a shipped tree's name or a JSON file, of a tree alone or of a whole workflow; ``subjects`` a folder
+    of images or a table; ``votes`` a table of counts, by default the table of subjects itself where it has such
+    columns, or votes already read (`read_votes` takes a mapping of columns). Nothing is written unless everything
+    is in order; raises GreenpeaError otherwise.
     """
     folder = Path(folder)
     refuse_existing(folder)
@@ -153,8 +153,8 @@ def simulate(
     some = simulation.galaxies(count, seed, size)
     report("simulating volunteers", 0.0, "")
     crowd = simulation.volunteers(max(200, 2 * votes), seed)
-    cast = simulation.classify(some.truth, tree, votes, crowd, seed)
-    cast = replace(cast, subject_ids=some.subject_ids)
+    # With no votes there is no table of votes: the site's take its place.
+    cast = simulation.classify(some.truth, tree, votes, crowd, seed, some.subject_ids) if votes else None
     with replacing(folder) as temporary:
         (temporary / "images").mkdir(parents=True)
         for index, (subject, image) in enumerate(zip(some.subject_ids, some.images, strict=True)):

@@ -60,11 +60,13 @@ class Workflow(BaseModel):
         return self.tree.structure == other.tree.structure
 
     def to_json(self) -> str:
-        """Return the workflow as JSON that `from_json` reads back to an equal one; defaults are left out."""
+        """Return the workflow as JSON that `from_json` reads back to an equal one.
+
+        Empty texts are left out; the rules of retirement are always said, for whoever wants to change them.
+        """
         values = json.loads(self.tree.to_json())
         values |= self.model_dump(mode="json", exclude={"tree", "retirement"}, exclude_defaults=True)
-        if self.retirement != type(self).model_fields["retirement"].default:
-            values["retirement"] = [rule.model_dump(mode="json") for rule in self.retirement]
+        values["retirement"] = [rule.model_dump(mode="json") for rule in self.retirement]
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -137,7 +139,7 @@ def _message(fault: ErrorDetails) -> str:
         case "too_short":
             return 'it is empty: leave it out for the default, or write [{"rule": "never"}]'
         case "tuple_type":
-            return "must be a list of rules"
+            return 'must be a list of rules, such as [{"rule": "count", "classifications": 40}]'
         case "model_type" | "model_attributes_type" | "dict_type":
             return "must be a JSON object"
     return fault["msg"].removeprefix("Value error, ")

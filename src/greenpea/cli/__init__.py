@@ -82,13 +82,22 @@ def init(
     _show_import(folder, imported)
     size = campaign.settings.images.size
     console.print(f"Images are prepared at {size} × {size} pixels; settings are in {plain(folder / 'campaign.toml')}.")
+    if not imported.with_votes:
+        console.print(
+            f"The questions and the site's title are in {plain(folder / 'workflow.json')}: edit it first.",
+            soft_wrap=True,
+        )
     say_next("train" if imported.with_votes else "serve", folder)
 
 
 def _show_import(folder: Path, imported: Imported) -> None:
     console.print(
-        f"[bold]{plain(folder)}[/bold]: {imported.subjects:,} subjects, {imported.with_votes:,} of them with "
-        f"{imported.votes:,} replies of volunteers."
+        f"[bold]{plain(folder)}[/bold]: {imported.subjects:,} subjects, "
+        + (
+            f"{imported.with_votes:,} of them with {imported.votes:,} replies of volunteers."
+            if imported.votes
+            else "without votes yet."
+        )
     )
     if imported.note:
         console.print(f"Note: {plain(imported.note)}")
@@ -134,7 +143,7 @@ def simulate(
         _, imported = make(folder, subjects, votes, size, seed, report)
     _show_import(folder, imported)
     console.print(f"The images are in {plain(folder / 'images')}, the truth in {plain(folder / 'truth.parquet')}.")
-    say_next("train", folder)
+    say_next("train" if imported.votes else "serve", folder)
 
 
 # ---- learning ----------------------------------------------------------------------------------------

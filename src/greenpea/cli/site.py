@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shlex
 import socket
@@ -17,7 +18,7 @@ from greenpea.errors import GreenpeaError
 
 if TYPE_CHECKING:  # importing the web framework takes a second: only the commands that need it pay
     from greenpea.site.opening import Filled
-    from greenpea.store import ImportReport, Role, Store
+    from greenpea.store import ImportReport, Role, Store, Version
     from greenpea.store.engine import Database
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign's folder.")]
@@ -76,7 +77,10 @@ def _filled_store(folder: Path, database: str | None) -> Store:
 
 def _refuse_other(folder: Path) -> None:
     if not (folder / "campaign.toml").is_file():
-        raise GreenpeaError(f"{folder} is not a campaign: make one with 'greenpea init' or 'greenpea simulate'")
+        raise GreenpeaError(
+            f"{folder} is not a campaign: it has no campaign.toml. Make one with 'greenpea init' or "
+            f"'greenpea simulate'; to restore a backup, copy the campaign's folder without its store.sqlite first"
+        )
 
 
 def _database(folder: Path, database: str | None) -> Database:
@@ -110,6 +114,12 @@ def _fill(store: Store, folder: Path) -> Filled:
         console.print(
             f"[yellow]The workflow was published on the site since: version {filled.version} of there counts, not "
             f"{plain(folder / 'workflow.json')}.[/yellow]",
+            soft_wrap=True,
+        )
+    if filled.missing:
+        console.print(
+            f"[yellow]{len(filled.missing):,} subjects have no image where their table says, such as "
+            f"{plain(', '.join(filled.missing[:3]))}: volunteers would be told so. Put the files there.[/yellow]",
             soft_wrap=True,
         )
     if filled.unused_gold:
@@ -260,6 +270,9 @@ def restore(
 ) -> None:
     """Bring a backup back, into a new store; also from SQLite to PostgreSQL.
 
+    DIR is the campaign's folder, or a copy of it without store.sqlite: a backup holds the store, not the images,
+    settings and subjects.
+
     Examples:
 
       greenpea restore galaxies galaxies.zip --database postgresql://greenpea:secret@db/galaxies
@@ -339,7 +352,7 @@ def import_zooniverse(
     """Store the classifications of a Zooniverse project. Importing again stores nothing twice.
 
     Answers are read at the version of the workflow that they were given on. What cannot be used is written to
-    CSV.unused.csv with the reason; unsupported tasks are kept raw.
+    DIR/imports with the reason; unsupported tasks are kept raw.
 
     Examples:
 
@@ -347,11 +360,12 @@ def import_zooniverse(
     """
     from greenpea.zooniverse import keeping, read_classifications, workflow_versions
 
-    unused = classifications.with_suffix(".unused.csv")
+    unused = folder / "imports" / f"{classifications.stem}.unused.csv"
     versions = workflow_versions(workflows, workflow=workflow)
     read_classifications(classifications, versions)  # a wrong file is told before anything is written
     store = _store(folder, database, new=True)
     _fill(store, folder)
+    unused.parent.mkdir(exist_ok=True)
     with keeping(unused) as sink, progress() as report:
         report("reading", 0.0, "")
         found = read_classifications(classifications, versions, unused=sink)
@@ -362,6 +376,19 @@ def import_zooniverse(
     for line in found.report.summary():
         console.print(plain(line), soft_wrap=True)
     _show_imported(result, unused, len(found.report.unused))
+    _keep_refused(result, unused.with_name(f"{classifications.stem}.refused.csv"))
+
+
+def _keep_refused(result: ImportReport, path: Path) -> None:
+    """Write a line for each classification that could be read and was not stored, with why."""
+    refused = [
+        *result.refused,
+        *((uuid, f"there is no subject {subject!r} here") for uuid, subject in result.strangers),
+    ]
+    if refused:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("classification", "reason"), *refused])
+        console.print(f"[yellow]They are listed in {plain(path)}.[/yellow]", soft_wrap=True)
 
 
 def _show_imported(result: ImportReport, unused: Path, rows: int) -> None:
@@ -434,10 +461,11 @@ def export_votes(
         raise GreenpeaError(f"{path}: a table of votes is written as .parquet or .csv; give the file such a name")
     if out is None and path.is_file() and FROM_STORE not in (pq.read_schema(path).metadata or {}):
         raise GreenpeaError(
-            f"{path} holds votes that came with the subjects, not from this site: move it away, or give --out"
+            f"{path} holds votes that came with the subjects, not from this site: move it away if these are to be "
+            f"trained on instead, or give --out"
         )
     store = _filled_store(folder, database)
-    votes = store.classifications.votes()
+    votes, active = store.classifications.votes(), store.workflows.active()
     store.close()
     table = votes.to_table()
     with replacing(path) as temporary:
@@ -448,6 +476,27 @@ def export_votes(
     console.print(
         f"{int(votes.total.sum()):,} replies to questions about {len(votes):,} subjects are in "
         f"[bold]{plain(path)}[/bold].",
+        soft_wrap=True,
+    )
+    if out is None:
+        _follow_site(folder, active)
+
+
+def _follow_site(folder: Path, active: Version) -> None:
+    """Let the campaign's file say what the votes were cast on, where somebody published another on the site."""
+    from greenpea.files import replacing
+    from greenpea.workflow import Workflow
+
+    path = folder / "workflow.json"
+    if Workflow.load(path) == active.workflow:
+        return
+    older = path.with_name(f"workflow before {active.number}.json")
+    older.write_bytes(path.read_bytes())
+    with replacing(path) as temporary:
+        temporary.write_text(active.workflow.to_json(), encoding="utf-8")
+    console.print(
+        f"{plain(path)} is now version {active.number}, as published on the site; the one before is in "
+        f"{plain(older.name)}.",
         soft_wrap=True,
     )
 

@@ -39,7 +39,7 @@ LONG = pa.schema(
         ("volunteer", pa.string()),  # the random public name, also of those who signed up
         ("version", pa.string()),
         ("question", pa.string()),
-        ("answer", pa.string()),  # null: the question was reached, and none of its answers given
+        ("answer", pa.string()),  # empty: the question was reached, and none of its answers given
         ("counted", pa.string()),  # "counted", or why it is not part of the votes
         ("after_retirement", pa.bool_()),
         ("stream", pa.string()),
@@ -109,12 +109,12 @@ def long_annotations(request: Request) -> StreamingResponse:
 
 
 def long_table(stored: Iterable[Stored]) -> pa.Table:
-    """Return one row per annotation; a question without any answer given has one row, its answer null."""
+    """Return one row per annotation; a question without any answer given has one row, its answer empty."""
     rows = [
         (one, question, answer)
         for one in stored
         for question, answers in one.annotations.items()
-        for answer in answers or (None,)
+        for answer in answers or ("",)
     ]
     columns: dict[str, list[Any]] = {
         "classification": [one.id for one, _, _ in rows],
@@ -184,7 +184,7 @@ def _finds(store: Store) -> Iterator[Sequence[object]]:
     while True:
         page, after = store.finds.all(hidden=None, after=after, limit=PAGE)
         for one in page:
-            who = export_name(one.volunteer)
+            who = one.volunteer.public
             yield one.uuid, one.subject_id, who, one.comment, timestamp(one.created_at), one.hidden, one.likes
         if after is None:
             return

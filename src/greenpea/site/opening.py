@@ -51,6 +51,7 @@ class Filled:
     version: str
     published: bool  # whether the workflow was new or changed
     kept: bool  # whether the site's workflow is another than the file's, since somebody published it there
+    missing: tuple[str, ...]  # of the new subjects: those whose image is not where it should be
 
 
 def place_of(folder: Path, database: str | None = None) -> str | Path:
@@ -118,7 +119,12 @@ def fill(
         version=active.number,
         published=published,
         kept=active.workflow != workflow,
+        missing=tuple(str(subjects.subject_ids[row]) for row in rows if _is_missing(subjects.source(row))),
     )
+
+
+def _is_missing(source: Path | bytes) -> bool:
+    return isinstance(source, Path) and not source.is_file()
 
 
 def _is_news(workflow: Workflow, versions: Sequence[Version]) -> bool:

@@ -139,12 +139,12 @@ def changes(old: Workflow, new: Workflow) -> list[str]:
     if sorted(was.slugs) == sorted(now.slugs) and was.slugs != now.slugs:
         lines.append("The questions stand in another order.")
     if old.retirement != new.retirement:
-        lines.append("The rules of retirement are others.")
+        lines.append("The rules of retirement have changed.")
     for what in ("tutorial", "guide", "feedback"):
         if getattr(old, what) != getattr(new, what):
-            lines.append(f"The texts of the {what} are others.")
+            lines.append(f"The texts of the {what} have changed.")
     if (was.name, was.title, was.version) != (now.name, now.title, now.version):
-        lines.append("The name, the title or the file's own version is another.")
+        lines.append("The name, the title or the file's own version has changed.")
     return lines
 
 
@@ -163,7 +163,7 @@ def _changes_within(was: Question, now: Question) -> Iterator[str]:
         if answer.slug in before and earlier != goal:
             yield f"{answer.slug!r} at {now.slug!r} leads to {goal or 'the end'}, not to {earlier or 'the end'}."
     if _texts(was) != _texts(now):
-        yield f"The texts of {now.slug!r} are others."
+        yield f"The texts of {now.slug!r} have changed."
 
 
 def _texts(question: Question) -> object:
