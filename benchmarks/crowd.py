@@ -159,23 +159,29 @@ class Volunteers:
         self.stop = False
         self.waiting = 0  # classifications sent, and not answered yet
         self._end = asyncio.Event()
+        self.early: list[str] = []  # acknowledged while they arrived
 
     def stop_soon(self) -> None:
         """Let every volunteer finish what they have begun."""
         self._end.set()
 
-    async def run(self, seconds: float) -> Load:
-        """Classify for so long; return what was seen. Starts counting when every volunteer has arrived."""
+    async def run(self, seconds: float, ramp: float = 0.0) -> Load:
+        """Classify for so long; return what was seen, but for the first ``ramp`` seconds, in which they arrive."""
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=300)
         async with aiohttp.ClientSession(self.address, connector=connector) as session:
             tokens = [await self._arrive(session) for _ in range(self.count)]
-            begun = time.perf_counter()
-            people = [asyncio.create_task(self._volunteer(session, token)) for token in tokens]
+            people = []
+            for token in tokens:
+                people.append(asyncio.create_task(self._volunteer(session, token)))
+                await asyncio.sleep(ramp / len(tokens))
+            begun, earlier = time.perf_counter(), self.load
+            self.load = Load(0.0, [], {what: [] for what in earlier.milliseconds}, earlier.errors)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._end.wait(), None if math.isinf(seconds) else seconds)
             self.stop = True
             await asyncio.gather(*people)
             self.load.seconds = time.perf_counter() - begun
+            self.early = earlier.acknowledged
         return self.load
 
     async def _arrive(self, session: aiohttp.ClientSession) -> str:

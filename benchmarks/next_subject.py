@@ -57,7 +57,7 @@ def populate(store: Store, subjects: int, retired: float, rng: np.random.Generat
         values = [{"s": int(i)} for i in ids[start : start + 20_000] if int(i) not in stay]
         store.database.write(
             lambda c, values=values: c.execute(
-                text("UPDATE progress SET retired_at = 0, reason = 'count', retired_by = 'rule' WHERE subject = :s"),
+                text("UPDATE progress SET retired_at = 0, reason = 'count', retired_by = 'rule' WHERE major = 1 AND subject = :s"),
                 values,
             )
         )

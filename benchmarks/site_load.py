@@ -1,6 +1,7 @@
 """How many classifications a second the site takes, on SQLite and on PostgreSQL, with the generator on the same cores.
 
-32 simulated volunteers walk the GZ DECaLS tree at random for a minute: each asks for 5 subjects, fetches a picture
+32 simulated volunteers arrive one after another within three seconds, which are not measured, and then walk the GZ
+DECaLS tree at random for a minute: each asks for 5 subjects, fetches a picture
 for each, and posts a classification, which is acknowledged after its commit. Afterwards the counters are recounted
 from the raw classifications. SQLite runs again with a commit for every write: the naive way, and the ratio to it.
 
@@ -18,11 +19,15 @@ from typing import Any
 from crowd import Volunteers, new_database, postgres_server, server, stored
 
 
+RAMP = 3.0  # seconds
+
+
 def measure(
     database: str | None, workers: int, group: bool, seconds: float, volunteers: int, subjects: int
 ) -> dict[str, Any]:
     with server(subjects, database, workers, group) as served:
-        load = asyncio.run(Volunteers(served.address, volunteers).run(seconds))
+        crowd = Volunteers(served.address, volunteers)
+        load = asyncio.run(crowd.run(seconds, ramp=RAMP))
         served.stop()
         with stored(served.folder, database) as store:
             kept = {one.uuid for one in store.classifications.stream(counted_only=True)}
@@ -36,7 +41,7 @@ def measure(
         "errors": len(load.errors),
         "first_errors": load.errors[:3],
         "acknowledged": len(load.acknowledged),
-        "lost": len(set(load.acknowledged) - kept),
+        "lost": len({*load.acknowledged, *crowd.early} - kept),
         "recount_differences": differences,
     }
 

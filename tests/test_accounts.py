@@ -296,10 +296,12 @@ def test_a_reset_link_is_too_old_after_a_day(site: Place) -> None:
 def test_an_invitation_works_once(site: Place) -> None:
     token = site.store.people.invite(Role.MODERATOR, site.clock())
     visitor = site.visitor()
-    assert "Join the team" in visitor.get(f"/join/{token}").text
+    shown = visitor.get(f"/join/{token}").text
+    assert "Join the team" in shown
+    assert "The role this invitation gives: moderator." in shown
     fields = {"password": PASSWORD, "again": PASSWORD}
     assert visitor.send(f"/join/{token}", name="Ada", password="short", again="short").status_code == 422
-    assert visitor.send(f"/join/{token}", name="Ada", **fields).status_code == 303
+    assert visitor.send(f"/join/{token}", name="Ada", **fields).headers["location"] == "/team"
     assert account(site).role is Role.MODERATOR
     late = site.visitor().send(f"/join/{token}", name="Grace", **fields)
     assert (late.status_code, accounts.USED in late.text) == (422, True)
@@ -311,7 +313,7 @@ def test_an_invitation_raises_who_is_signed_in_and_lowers_nobody(site: Place) ->
     assert "lets your account, Ada" in ada.get(f"/join/{site.store.people.invite(Role.SCIENTIST, site.clock())}").text
     for role in (Role.SCIENTIST, Role.MODERATOR):
         token = site.store.people.invite(role, site.clock())
-        assert ada.send(f"/join/{token}").headers["location"] == "/me?done=role"
+        assert ada.send(f"/join/{token}").headers["location"] == "/team"
         assert account(site).role is Role.SCIENTIST
 
 
@@ -566,14 +568,19 @@ def test_credits_name_who_agreed(site: Place) -> None:
 def test_roles_open_what_is_theirs(site: Place, role: Role) -> None:
     visitor = member(site, "Rosa", role)
     assert visitor.get("/team/volunteers").status_code == (403 if role is Role.VOLUNTEER else 200)
+    closed = visitor.get("/team/workflow")
+    assert closed.status_code == (200 if role.at_least(Role.SCIENTIST) else 403)
+    if not role.at_least(Role.SCIENTIST):
+        assert f"Your role ({role}) does not open this page." in closed.text
 
 
 def test_a_banned_volunteer_may_read_and_leave_but_send_nothing(site: Place) -> None:
     ada = member(site, role=Role.SCIENTIST)
     site.classify(account(site), "s0")
     site.store.people.ban(account(site).id, site.clock(), recount=True)
+    assert ada.get("/me").status_code == 200, "still signed in: not somebody new"
+    assert "A moderator has paused" in ada.get("/classify/form").text
     assert ada.sign_in().status_code == 303
-    assert ada.get("/me").status_code == 200
     assert ada.get("/team").status_code == 403
     refused = ada.send("/favourite", subject=1)
     assert (refused.status_code, "A moderator has paused" in refused.text) == (403, True)

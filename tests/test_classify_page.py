@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from greenpea.errors import GreenpeaError
-from greenpea.site import identity, passes
+from greenpea.site import identity, markdown, passes
 from greenpea.site.passes import Pass
 from greenpea.store import Counted, Role, Store
 from greenpea.tree import DecisionTree
@@ -162,7 +162,7 @@ class watched:
 
 
 def ready(page: Any, question: str = "shape") -> None:
-    page.locator(f'.question[data-question="{question}"]').wait_for(state="visible")
+    page.locator(f'.questions:not(.unseen) .question[data-question="{question}"]').wait_for(state="visible")
 
 
 def open_page(page: Any, place: Place) -> None:
@@ -651,6 +651,7 @@ def test_the_tutorial_is_shown_once_and_can_be_read_again(place: Callable[..., P
     assert page.locator("#tutorial").is_visible()
     page.get_by_role("button", name="Next").click()
     assert "What you see." in page.locator("#tutorial").inner_text()
+    assert not page.get_by_role("button", name="Skip").is_visible()
     page.get_by_role("button", name="Begin").click()
     page.reload()
     ready(page)
@@ -658,7 +659,8 @@ def test_the_tutorial_is_shown_once_and_can_be_read_again(place: Callable[..., P
     assert not page.locator("#tutorial").is_visible()
     page.keyboard.press("t")
     assert page.locator("#tutorial").is_visible()
-    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Skip").click()
+    assert not page.locator("#tutorial").is_visible()
     page.keyboard.press("g")
     page.keyboard.press("2")  # hidden behind the guide: not answered
     page.keyboard.press("i")  # the image stays in reach
@@ -672,15 +674,120 @@ def test_the_tutorial_is_shown_once_and_can_be_read_again(place: Callable[..., P
 def test_an_image_that_has_vanished(place: Callable[..., Place], page: Any) -> None:
     site = place()
     page.route("**/images/**", lambda route: route.fulfill(status=404, body="gone"))
-    open_page(page, site)
+    page.goto(f"{site.url}/classify")
     page.locator("#image-trouble").wait_for(state="visible")
+    for key in ("1", "2", "Enter", "f", "h"):
+        page.keyboard.press(key)
+    assert page.locator('.question[data-question="shape"]').is_visible(), "nobody answers about what they did not see"
+    assert page.locator(".question:visible .answer:enabled").count() == 0
+    assert page.locator("dialog[open]").count() == 0
     before = subject_shown(page)
-    page.get_by_role("button", name="Another image").click()
+    page.get_by_role("button", name="Next image").click()
     assert subject_shown(page) != before
     page.locator("#image-trouble").wait_for(state="visible")
     page.unroute("**/images/**")
     page.get_by_role("button", name="Try again").click()
     playwright.expect(page.locator("#image-trouble")).to_be_hidden()
+    ready(page)
+    page.keyboard.press("3")
+    ready(page)
+    all_sent(page)
+    assert len(site.stored()) == 1
+
+
+def test_answers_wait_for_the_image(place: Callable[..., Place], page: Any) -> None:
+    site = place()
+    held: list[Any] = []
+    page.route("**/images/**", held.append)
+    page.goto(f"{site.url}/classify")
+    page.locator('.question[data-question="shape"]').wait_for(state="visible")
+    page.keyboard.press("3")
+    assert page.locator(".questions.unseen").count() == 1
+    page.unroute("**/images/**")
+    for route in held:
+        route.continue_()
+    ready(page)
+    assert list(site.store.classifications.stream()) == []
+    page.keyboard.press("3")
+    ready(page)
+    all_sent(page)
+    assert len(site.stored()) == 1
+
+
+def test_the_form_leaves_out_what_cannot_be_seen(place: Callable[..., Place], plain: Any) -> None:
+    site = place(subjects=4)
+    for broken in ("s00", "s02", "s03"):
+        (site.folder / "images" / f"{broken}.png").write_bytes(b"")
+    plain.goto(f"{site.url}/classify/form")
+    plain.get_by_role("button", name="Artifact").click()
+    assert plain.locator("h1").inner_text() == "No image at the moment"
+    assert "Nothing is sent for them" in plain.locator(".lead").inner_text()
+    assert [one.subject_id for one in site.stored()] == ["s01"]
+
+
+# ---- trouble and bans --------------------------------------------------------------------------------------
+
+TROUBLE = """async () => {
+    const { Outbox, Storage } = await import("/static/outbox.js");
+    const [sleep, pauses, posts] = [setTimeout, [], []];
+    let status = 500;
+    let due = null;
+    window.setTimeout = (work, pause) => { pauses.push(pause); due = work; return pauses.length; };
+    window.clearTimeout = () => { due = null; };
+    window.fetch = async (path, { body }) => {
+        posts.push(JSON.parse(body).uuid);
+        return new Response("{}", { status });
+    };
+    const storage = new Storage(null);
+    const outbox = new Outbox(storage, "trouble", "", { onChange: () => {}, onReply: () => {} });
+    const settled = async () => { do await new Promise((go) => sleep(go, 5)); while (outbox.sending); };
+    for (let i = 0; i < 30; i++) {
+        const uuid = String(i);
+        await outbox.add([{ kind: "classification", uuid, ticket: uuid, method: "POST", path: "/", body: { uuid } }]);
+    }
+    await settled();
+    const first = posts.length;
+    for (let i = 0; i < 9; i++) { due(); await settled(); }
+    const tries = posts.length;
+    status = 201;
+    posts.length = 0;
+    due();
+    await settled();
+    return { first, tries, pauses, posts, left: (await storage.all("waiting")).length, trouble: outbox.trouble };
+}"""
+
+
+def test_a_failing_server_is_asked_ever_more_rarely(place: Callable[..., Place], page: Any) -> None:
+    """Thirty that wait make one request a try, and more work makes no more tries; then all are sent, in order."""
+    site = place()
+    page.goto(f"{site.url}/about")
+    told = page.evaluate(TROUBLE)
+    assert told["first"] == 1
+    assert told["tries"] == 10
+    assert len(told["pauses"]) == 10
+    for number, pause in enumerate(told["pauses"]):
+        usual = min(1000 * 2**number, 48_000)
+        assert 0.75 * usual <= pause <= 1.25 * usual
+    assert told["posts"] == [str(i) for i in range(30)]
+    assert (told["left"], told["trouble"]) == (0, None)
+
+
+def test_a_ban_is_said_where_one_classifies(place: Callable[..., Place], page: Any) -> None:
+    site = place(subjects=12)
+    now = datetime.now(UTC)
+    ada = site.store.people.sign_up("ada", "correct horse battery", now)
+    token = identity.open_session(site.app.state.site, ada)
+    page.context.add_cookies([{"name": identity.SESSION, "value": token, "url": site.url}])
+    open_page(page, site)
+    site.store.people.ban(ada.id, now, recount=True)
+    page.keyboard.press("3")
+    page.locator("#stuck").wait_for(state="visible")
+    assert "A moderator has paused" in page.locator("#stuck-words").inner_text()
+    page.reload()
+    page.locator("#stuck").wait_for(state="visible")
+    assert "A moderator has paused" in page.locator("#stuck-words").inner_text()
+    assert site.stored() == []
+    assert {one.volunteer.id for one in site.store.classifications.stream()} <= {ada.id}, "no new anonymous volunteer"
 
 
 # ---- without JavaScript ------------------------------------------------------------------------------------
@@ -867,7 +974,7 @@ def test_pages_speak_the_language_asked_for(lively: Place, page: Any) -> None:
 LOCALES = Path(__file__).parent.parent / "src" / "greenpea" / "site" / "locales"
 ROOM = Path(__file__).parent.parent / "src" / "greenpea" / "site"
 CALLS = (r'\bt\("([^"]+)"', r"\bt\('([^']+)'")
-OURS = ("base", "home", "classify", "form", "tutorial", "guide", "finds", "about", "error")
+OURS = ("base", "home", "classify", "form", "tutorial", "guide", "finds", "about", "error", "help")
 
 
 @pytest.mark.parametrize("language", ["de", "es"])
@@ -883,6 +990,13 @@ def test_every_text_of_these_pages_is_translated(language: str) -> None:
     for text in texts:
         assert known[text].strip()
         assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", known[text])), text
+
+
+def test_the_script_has_every_text_it_says() -> None:
+    from greenpea.site.classify import WORDS
+
+    script = (ROOM / "static" / "classify.js").read_text(encoding="utf-8")
+    assert set(re.findall(r'\bt\("([^"]+)"', script)) == set(WORDS)
 
 
 @pytest.mark.parametrize("back", ["https://e.org/", "//e.org", "/\\e.org", "javascript:alert(1)", "\n/x", ""])
@@ -945,6 +1059,54 @@ def test_the_teams_own_words_are_on_home_and_about(place: Callable[..., Place]) 
         assert "We look for <strong>peas</strong>." in client.get("/").text
         assert "&lt;b&gt;words" in client.get("/about").text
         assert "Wir suchen Erbsen." in client.get("/about", headers={"Accept-Language": "de"}).text
+
+
+def test_about_says_what_is_so_in_this_campaign(place: Callable[..., Place]) -> None:
+    site = place(subjects=3)
+    now = datetime.now(UTC)
+    known, network, demo = "whose answer the team knows", "A neural network", "a demonstration"
+    with httpx.Client(base_url=site.url) as client:
+        shown = client.get("/about").text
+        assert [words in shown for words in (known, network, demo, "By chance, among")] == [False, False, False, True]
+        publish_round(site.store, now)
+        (site.folder / "truth.parquet").write_bytes(b"")
+        shown = client.get("/about").text
+        assert [words in shown for words in (known, network, demo, "By chance, among")] == [False, True, True, False]
+        for path in ("/", "/classify", "/classify/form"):
+            assert "Simulated galaxies: a demonstration" in client.get(path).text
+
+
+def publish_round(store: Store, now: datetime) -> None:
+    number = store.rounds.create("0123abcd", 0, {}, now)
+    store.rounds.publish(number, [("s00", 1.0)])
+    store.rounds.activate(number, now)
+
+
+def test_about_tells_of_known_answers_where_there_are_any(place: Callable[..., Place]) -> None:
+    site = place(subjects=3, gold="subject_id,shape\ns00,disk\n")
+    with httpx.Client(base_url=site.url) as client:
+        assert "whose answer the team knows" in client.get("/about").text
+
+
+def test_home_counts_what_stands(place: Callable[..., Place]) -> None:
+    site = place(subjects=3)
+    now = datetime.now(UTC)
+    _classify_all_but_one(site.store)
+    one = site.stored()[0]
+    site.store.classifications.undo(one.uuid, one.volunteer.id, now)
+    with httpx.Client(base_url=site.url) as client:
+        assert "<dt>classifications</dt><dd>1</dd>" in client.get("/").text
+        changed = json.loads(json.dumps(TREE))
+        changed["questions"][2]["answers"].append({"slug": "unsure", "text": {"en": "Unsure"}})
+        site.store.workflows.publish(Workflow.from_json(json.dumps(changed)), now)
+        site.app.state.overview = None
+        assert "<dt>classifications of version 2</dt><dd>0</dd>" in client.get("/").text
+
+
+def test_a_paragraph_of_keys_is_marked_so_that_phones_leave_it_out() -> None:
+    assert markdown.render("Look.\n\n⌨ Press **1**.\n\n- ⌨ x") == (
+        '<p>Look.</p>\n<p class="keyboard">⌨ Press <strong>1</strong>.</p>\n<ul>\n<li>⌨ x</li>\n</ul>\n'
+    )
 
 
 def test_home_is_honest_about_progress(place: Callable[..., Place]) -> None:

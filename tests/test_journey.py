@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from site_hands import free_port, make_campaign
 
 from greenpea.settings import Settings
 from greenpea.site.opening import open_store
 from greenpea.store import Counted
+from site_hands import free_port, make_campaign
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")

@@ -523,7 +523,9 @@ def test_a_ban_recounts_without_the_volunteer_and_can_be_lifted(store: Store) ->
     for i in range(3):
         classify(store, vandal.id, f"s{i}")
     assert store.people.ban(vandal.id, NOW, recount=True) == 3
-    assert store.people.session(token, NOW) is None
+    held = store.people.session(token, NOW)
+    assert held is not None, "they are told, and do not go on as somebody new"
+    assert held.banned_at == NOW
     overview = store.statistics.overview(NOW)
     assert (overview.counted, overview.uncounted, overview.retired) == (0, {"banned": 3}, 0)
     assert classify(store, vandal.id, "s3").counted is Counted.BANNED

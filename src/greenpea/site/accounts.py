@@ -123,7 +123,7 @@ def accept_invitation(request: Request, token: str, new: AccountForm, person: Pe
     if known is not None:
         if not known.role.at_least(role):
             site.store.people.set_role(known.id, role)
-        return _to(request, "/me?done=role")
+        return _to(request, _first_page(role, "/me"))
     try:
         return _welcome(request, new, role)
     except GreenpeaError as error:
@@ -149,13 +149,19 @@ def _welcome(request: Request, new: NewAccount, role: Role) -> Response:
     site.store.people.settings(account.id, language=language, credited=new.credited)
     identity.begin_session(request, account)
     identity.forget_cookie(request, identity.ANONYMOUS)
-    return _to(request, "/me?done=joined" if role != Role.VOLUNTEER else identity.own_path(new.next))
+    return _to(request, _first_page(role, identity.own_path(new.next)))
+
+
+def _first_page(role: Role, otherwise: str) -> str:
+    """Return where an invitation leads: the team's pages for who may open them."""
+    return "/team" if role.at_least(Role.MODERATOR) else otherwise
 
 
 def _join_page(
     request: Request, new: NewAccount, faults: Faults | None = None, token: str | None = None
 ) -> HTMLResponse:
     site, person, before = site_of(request), identity.person(request), identity.anonymous(request)
+    role = site.store.people.invited(token, site.clock()) if token else None
     return page(
         request,
         "account/join.html",
@@ -164,6 +170,7 @@ def _join_page(
         new=new,
         faults=faults or {},
         token=token,
+        role=role.value if role else None,
         open=site.settings.site.sign_up or token is not None,
         before=before.count if before else 0,
         languages=me.languages(site),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -20,8 +21,9 @@ from greenpea.site.context import Site, link, page, site_of
 from greenpea.site.languages import LANGUAGES, chosen_language, translator
 from greenpea.site.messages import NewClassification, NewFind
 from greenpea.site.passes import Pass
+from greenpea.site.pictures import NoPicture, pictures_of
 from greenpea.site.security import protected
-from greenpea.store import Overview, Receipt, Version, Volunteer
+from greenpea.store import Counted, HandOut, Overview, Receipt, Subject, Version, Volunteer
 from greenpea.tree import DecisionTree
 
 router = APIRouter(include_in_schema=False)
@@ -31,6 +33,8 @@ Someone = Annotated[Volunteer, Depends(identity.volunteer)]
 
 YEAR = timedelta(days=365)
 FRESH = timedelta(seconds=10)  # how long the numbers on the home page stand
+TRUTH = "truth.parquet"  # the true answers, which only a simulated campaign's folder holds
+MOST_LEFT_OUT = 20  # subjects without a picture that the form passes over to find one with
 PICTURES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -53,9 +57,8 @@ WORDS = (
     "No longer among your favourites",
     "Image {number} of {count}",
     "Image of subject {subject}",
-    "The image could not be loaded.",
     "The workflow has been changed by the team: the page was loaded anew.",
-    "The team has paused your account, so nothing can be sent. What you did stays on this device.",
+    identity.BANNED,
     "This device cannot keep classifications while offline: stay connected until all are sent.",
     "Nothing to take back.",
     "Zoom {percent} %",
@@ -73,7 +76,18 @@ def home(request: Request, person: Person) -> HTMLResponse:
     site = site_of(request)
     overview = _overview(request)
     some, _ = site.store.subjects.browse(order="newest", limit=9)
-    return page(request, "home.html", person, overview=overview, some=some, about=_about(site, request, person)[:1])
+    return page(
+        request,
+        "home.html",
+        person,
+        overview=overview,
+        # What was taken back is stored, and is no progress.
+        classifications=overview.classifications - overview.uncounted.get(Counted.UNDONE.value, 0),
+        version=_active(site),
+        some=some,
+        about=_about(site, request, person)[:1],
+        simulated=simulated(site),
+    )
 
 
 def _overview(request: Request) -> Overview:
@@ -89,7 +103,16 @@ def _overview(request: Request) -> Overview:
 @router.get("/about")
 def about(request: Request, person: Person) -> HTMLResponse:
     site = site_of(request)
-    return page(request, "about.html", person, words=_about(site, request, person), version=_active(site))
+    return page(
+        request,
+        "about.html",
+        person,
+        words=_about(site, request, person),
+        version=_active(site),
+        ranked=site.store.rounds.active() is not None,
+        gold=_overview(request).gold > 0,
+        simulated=simulated(site),
+    )
 
 
 @router.get("/tutorial")
@@ -114,6 +137,11 @@ def _about(site: Site, request: Request, person: Volunteer | None) -> list[Any]:
             text = (site.folder / name).read_text(encoding="utf-8-sig", errors="replace")
             return list(markdown.steps(text, link(request, "")))
     return []
+
+
+def simulated(site: Site) -> bool:
+    """Whether the campaign's galaxies are simulated: whoever looks at them is told."""
+    return (site.folder / TRUTH).is_file()
 
 
 def _active(site: Site) -> Version:
@@ -184,6 +212,7 @@ def classify(request: Request, person: Person) -> HTMLResponse:
         steps=markdown.steps(markdown.in_language(workflow.tutorial, language), base),
         entries=markdown.entries(markdown.in_language(workflow.guide, language), base),
         config=_config(version, language, base, person),
+        simulated=simulated(site),
     )
 
 
@@ -362,17 +391,45 @@ def _uuid(fields: Mapping[str, Sequence[str]], name: str) -> str:
 
 
 def _fresh(request: Request, someone: Volunteer, status: int = 200, **values: Any) -> HTMLResponse:
-    """Show the next subject's first question, or say that there is none."""
+    """Show the next subject's first question, or say that there is none. Raises 403 for a banned volunteer."""
+    if someone.banned_at:
+        raise HTTPException(403, identity.BANNED)
     site = site_of(request)
-    # The form holds nothing but what it shows: an image left unanswered comes again before another.
-    handouts = [] if someone.banned_at else site.store.queue.next(someone.id, 1, site.clock(), holding=())
-    if not handouts:
+    handout, left_out = _next_with_picture(request, someone)
+    if handout is None:
         values = {"notice": None, "error": None, "judged": None, "previous": None} | values
-        return page(request, "form.html", someone, status, question=None, **values)
-    version = site.store.workflows.get(handouts[0].version)
-    ticket = tickets.make(site, handouts[0])
+        return page(request, "form.html", someone, status, question=None, left_out=left_out, **values)
+    version = site.store.workflows.get(handout.version)
+    ticket = tickets.make(site, handout)
     begun = Pass(ticket, str(uuid4()), site.clock().isoformat(), version.workflow.tree.first)
     return _question(request, someone, version, begun, status, **values)
+
+
+def _next_with_picture(request: Request, someone: Volunteer) -> tuple[HandOut | None, int]:
+    """Return the next subject of which something can be seen, and how many were passed over for want of a picture."""
+    site = site_of(request)
+    left_out: list[int] = []
+    while len(left_out) < MOST_LEFT_OUT:
+        # The form holds nothing but what it shows: an image left unanswered comes again before another.
+        handouts = site.store.queue.next(someone.id, 1, site.clock(), holding=left_out)
+        if not handouts:
+            break
+        if _can_be_seen(request, handouts[0].subject):
+            return handouts[0], len(left_out)
+        left_out.append(handouts[0].id)
+    return None, len(left_out)
+
+
+def _can_be_seen(request: Request, subject: Subject) -> bool:
+    """Whether at least one picture of a subject can be shown."""
+    pictures = pictures_of(request, site_of(request))
+    for index in range(len(subject.images)):
+        if pictures.kept(subject.id, index):
+            return True
+        with contextlib.suppress(NoPicture):
+            pictures.get(subject, index)
+            return True
+    return False
 
 
 def _question(
@@ -395,5 +452,6 @@ def _question(
         path=under_way.path(tree),
         subject=subject,
         find_uuid=str(uuid4()),
+        simulated=simulated(site),
         **(defaults | values),
     )

@@ -133,11 +133,12 @@ def signed_in(request: Request) -> Volunteer:
 def require(role: Role) -> Callable[..., Volunteer]:
     """Return a FastAPI dependency: the person signed in, if they may do what ``role`` may and are not banned."""
 
-    def required(someone: Volunteer = Depends(signed_in)) -> Volunteer:  # noqa: B008
+    def required(request: Request, someone: Volunteer = Depends(signed_in)) -> Volunteer:  # noqa: B008
         if someone.banned_at is not None:
             raise HTTPException(403, BANNED)
         if not someone.role.at_least(role):
-            raise HTTPException(403, "This page is for the team of this campaign.")
+            t = translator_for(request, someone)
+            raise HTTPException(403, t("Your role ({role}) does not open this page.", role=t(someone.role.value)))
         return someone
 
     return required

@@ -18,6 +18,7 @@ PICTURES = "/pictures/"  # where the files of a campaign's folder are shown
 _ATTRIBUTES = {"a": {"href", "title"}, "img": {"src", "alt", "title"}, "ol": {"start"}}
 _TAGS = {"a", "blockquote", "br", "code", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "img", "li", "ol", "p", "pre"}
 _TAGS |= {"s", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul"}
+KEYBOARD = "⌨"  # begins a paragraph that speaks of keys: left out on devices without a keyboard
 _STEP = re.compile(r"^ {0,3}-{3,}[ \t]*$", re.MULTILINE)
 
 
@@ -29,6 +30,11 @@ class _Renderer(RendererHTML):
 
     def heading_close(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
         return f"</h{min(int(tokens[index].tag[1]) + 1, 6)}>\n"
+
+    def paragraph_open(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+        keys = tokens[index + 1].content.startswith(KEYBOARD)
+        shown = self.renderToken(tokens, index, options, env)
+        return shown.replace("<p>", '<p class="keyboard">') if keys else shown
 
     def image(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
         token = tokens[index]
@@ -61,6 +67,7 @@ def _clean(html: str) -> Markup:
         html,
         tags=_TAGS,
         attributes=_ATTRIBUTES,
+        allowed_classes={"p": {"keyboard"}},
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer",
     )

@@ -30,8 +30,6 @@ PER_PAGE = 24
 YEAR = timedelta(days=365)
 
 DONE = {
-    "joined": "Welcome! You are signed in.",
-    "role": "Welcome to the team! Your account can do more now.",
     "settings": "Your settings are saved.",
     "password": "Your password is changed. Wherever else you were signed in, you are signed out.",
     "deleted": "Your account is deleted. Thank you for everything you did.",

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -240,7 +241,11 @@ def worker() -> FastAPI:
     folder = Path(os.environ[CAMPAIGN])
     settings = Settings.load(folder / "campaign.toml")
     quiet = os.environ.get(QUIET) == "1"
-    return create_app(open_store(folder, None, settings), folder, settings, secret_of(os.environ), quiet=quiet)
+    app = create_app(open_store(folder, None, settings), folder, settings, secret_of(os.environ), quiet=quiet)
+    # What is there by now stays until the end: looking through it for garbage would hold everybody up, again and again.
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 def secret_of(environment: Any) -> bytes | None:

@@ -317,7 +317,6 @@ class People:
             if one.role is Role.OWNER:
                 raise GreenpeaError("an owner cannot be banned: give them another role first")
             connection.execute(update(volunteers).where(volunteers.c.id == id).values(banned_at=now))
-            connection.execute(delete(sessions).where(sessions.c.volunteer == id))
             if not recount:
                 return 0
             rows = _of(connection, id, counting.LIVE)

@@ -33,7 +33,7 @@ let storage;
 let outbox;
 let keeping = false; // whether this tab is the one whose work under way is kept
 
-const viewer = new Viewer($("stage"), { onChange: showTools, onError: () => ($("image-trouble").hidden = false) });
+const viewer = new Viewer($("stage"), { onChange: showTools });
 
 // ---- subjects: fetched ahead ----
 
@@ -105,15 +105,22 @@ function renew() {
 }
 
 function stuck(status) {
-  if (status === 403) state.done = true; // asking again would not help
+  if (status === 403) halt();
   else later();
   if (state.current) return;
   $("stuck-words").textContent = trouble(status);
   show("stuck");
 }
 
+/** The volunteer is banned: asking again would not help, and what they would still answer would not count. */
+function halt() {
+  state.done = true;
+  state.current = null;
+  state.queue = [];
+}
+
 function trouble(status) {
-  if (status === 403) return t("The team has paused your account, so nothing can be sent. What you did stays on this device.");
+  if (status === 403) return t("A moderator has paused your taking part. You can still look around; please write to the team about it.");
   if (!navigator.onLine) return t("You are offline. Go on: what you do is kept on this device and sent when the connection is back.");
   return t("The site does not answer at the moment. What you did is kept on this device and sent as soon as it does.");
 }
@@ -149,7 +156,6 @@ function expired(subject) {
 
 function begin(subject) {
   subject.startedAt ??= new Date().toISOString();
-  $("image-trouble").hidden = true;
   viewer.show(subject.images, (index) => {
     const words = t("Image of subject {subject}", { subject: subject.subject_id });
     return subject.images.length > 1
@@ -169,7 +175,9 @@ function ask({ focus = true } = {}) {
   state.chosen = new Set(walks.given(walk) ?? []);
   show(null);
   for (const section of all(".question")) section.hidden = section.dataset.question !== walk.at;
-  $("questions").scrollTop = 0;
+  for (const scrolling of [$("questions"), $("panel")]) scrolling.scrollTop = 0;
+  // On a narrow screen the page itself scrolls, below an image that stays: the question begins right under it.
+  if (scrollY > $("bench").offsetTop) scrollTo({ top: $("bench").offsetTop, behavior: "instant" });
   showChosen();
   showTrail();
   if (focus) section().querySelector("h1").focus({ preventScroll: true });
@@ -396,8 +404,16 @@ function showChosen() {
   $("next-words").textContent = last ? $("next-words").dataset.done : $("next-words").dataset.next;
   document.querySelector('[data-do="next"]').hidden = !ready;
   disable("back", !walks.path(tree, walk).length);
-  for (const action of ["unusual", "favourite"]) disable(action, false);
   disable("undo", !state.last);
+  showSeen();
+}
+
+/** Nobody answers about an image that they have not seen. */
+function showSeen() {
+  const unseen = viewer.state !== "seen";
+  $("questions").classList.toggle("unseen", unseen);
+  for (const button of all(".answer")) button.disabled = unseen;
+  for (const action of ["next", "unusual", "favourite"]) disable(action, unseen);
 }
 
 function showTrail() {
@@ -450,6 +466,8 @@ function showThumbs(subject) {
 }
 
 function showTools(viewer) {
+  $("image-trouble").hidden = viewer.state !== "failed";
+  showSeen();
   pressed("invert", viewer.inverted);
   $("zoom-shown").hidden = viewer.scale <= 1;
   $("zoom-shown").textContent = t("Zoom {percent} %", { percent: Math.round(viewer.scale * 100) });
@@ -525,7 +543,8 @@ function tutorial(change) {
   $("tutorial-place").textContent = `${Math.max(at, 0) + 1} / ${steps.length}`;
   const words = $("tutorial-next-words");
   words.textContent = at === steps.length - 1 ? words.dataset.done : words.dataset.next;
-  all('[data-do="tutorial-back"]').forEach((button) => (button.disabled = at <= 0));
+  disable("tutorial-back", at <= 0);
+  all('[data-do="tutorial-skip"]').forEach((button) => (button.hidden = at === steps.length - 1));
 }
 
 /** The field guide stands beside the image, which stays in reach. */
@@ -544,18 +563,20 @@ function openTutorial() {
 // ---- what one can do ----
 
 const unlessIdle = (work) => (...args) => state.current && work(...args);
+const onceSeen = (work) => (...args) => state.current && viewer.state === "seen" && work(...args);
 
 const actions = {
   back: unlessIdle(back),
-  next: unlessIdle(next),
+  next: onceSeen(next),
   undo,
-  unusual: unlessIdle(() => open($("unusual"))),
-  favourite: unlessIdle(favourite),
+  unusual: onceSeen(() => open($("unusual"))),
+  favourite: onceSeen(favourite),
   keys: () => open($("keys")),
   guide,
   tutorial: openTutorial,
   "tutorial-next": () => tutorial(1),
   "tutorial-back": () => tutorial(-1),
+  "tutorial-skip": () => $("tutorial").close(),
   "zoom-in": unlessIdle(() => viewer.zoom(1.4)),
   "zoom-out": unlessIdle(() => viewer.zoom(1 / 1.4)),
   rotate: unlessIdle(() => viewer.rotate()),
@@ -563,10 +584,7 @@ const actions = {
   reset: unlessIdle(() => viewer.reset()),
   brighter: unlessIdle(() => viewer.brighter()),
   fullscreen: () => (document.fullscreenElement ? document.exitFullscreen() : $("bench").requestFullscreen?.()),
-  reload: () => {
-    $("image-trouble").hidden = true;
-    viewer.reload();
-  },
+  reload: () => viewer.reload(),
   skip: unlessIdle(skip),
   refused: showRefused,
   "look-again": () => {
@@ -668,7 +686,7 @@ function did(event, action) {
 
 function number(event, index) {
   const button = state.current && all(".answer", section())[index];
-  if (!button || event.repeat) return;
+  if (!button || button.disabled || event.repeat) return;
   event.preventDefault();
   choose(button.dataset.answer);
 }

@@ -4,9 +4,13 @@
 // where a browser has none, two tabs may send the same entry, and the server counts it once all the same.
 
 const FINAL = new Set([400, 409, 410, 413, 415, 422]); // refused as it is: sending it again changes nothing
-const UNAVAILABLE = new Set([408, 429, 502, 503, 504]); // not this entry's fault: wait with all of them
-const LONGEST_PAUSE = 60_000; // ms
+const LONGEST_PAUSE = 48_000; // ms; with the share of chance, a minute
 const PATIENCE = 20_000; // ms for one answer
+
+/** Whether a status says that the site is not to be had at the moment: not this entry's fault, wait with all. */
+function unavailable(status) {
+  return status === 0 || status === 408 || status === 429 || status >= 500;
+}
 
 /** Return an id that no other client makes; crypto.randomUUID needs https, this does not. */
 export function uuid() {
@@ -110,7 +114,7 @@ export class Outbox {
     this.others = "BroadcastChannel" in globalThis ? new BroadcastChannel(name) : null;
     if (this.others) this.others.onmessage = () => this.tell();
     addEventListener("online", () => this.hurry());
-    document.addEventListener("visibilitychange", () => document.hidden || this.hurry());
+    document.addEventListener("visibilitychange", () => document.hidden || this.send());
   }
 
   /** Keep entries and the draft, then send. Resolves once they are kept; sending goes on behind. */
@@ -118,7 +122,8 @@ export class Outbox {
     await this.storage.write(entries, draft);
     if (!entries.length) return;
     await this.changed();
-    this.hurry();
+    // While there is trouble, a try is due after the pause anyway: more work must not make more tries.
+    if (this.trouble === null || !(this.sending || this.timer)) this.hurry();
   }
 
   /** Try now, whatever the pause was. */
@@ -130,18 +135,21 @@ export class Outbox {
   /** Send what waits, in order; once at a time. */
   async send() {
     clearTimeout(this.timer);
+    this.timer = null;
     this.again = true;
     if (this.sending) return;
     this.sending = true;
+    let left = [];
     try {
       while (this.again) {
         this.again = false;
         await this.#alone(() => this.#pass());
+        left = await this.storage.all("waiting");
       }
     } finally {
       this.sending = false;
     }
-    if ((await this.storage.all("waiting")).length) this.#later();
+    if (left.length) this.#later();
   }
 
   #alone(work) {
@@ -167,7 +175,10 @@ export class Outbox {
       } else {
         held.add(entry.ticket);
         if (wait) this.pause = wait;
-        if (status === 0 || UNAVAILABLE.has(status)) return this.changed();
+        if (unavailable(status)) {
+          this.again = false;
+          return this.changed();
+        }
       }
       await this.changed();
     }

@@ -4,15 +4,16 @@ const CLOSEST = 12; // times as large as fitted
 const BRIGHTNESS = [1, 1.5, 2.2, 3.5, 0.6];
 
 export class Viewer {
-  /** `stage` holds one <img>; `onChange(viewer)` after every change; `onError()` when an image does not load. */
-  constructor(stage, { onChange, onError }) {
+  /** `stage` holds one <img>; `onChange(viewer)` after every change. `state` says what is seen of the image chosen. */
+  constructor(stage, { onChange }) {
     this.stage = stage;
     this.image = stage.querySelector("img");
     this.onChange = onChange;
     this.pointers = new Map();
     this.used = new Set();
-    this.image.addEventListener("error", () => this.image.getAttribute("src") && onError());
-    this.image.addEventListener("load", () => this.stage.classList.remove("loading"));
+    this.image.addEventListener("error", () => this.image.getAttribute("src") && this.#became("failed"));
+    this.image.addEventListener("load", () => this.#became("seen"));
+    this.state = "empty"; // or loading, seen, failed
     this.#listen();
     this.reset();
   }
@@ -30,12 +31,12 @@ export class Viewer {
     this.index = (index + this.urls.length) % this.urls.length;
     const url = this.urls[this.index];
     if (this.image.getAttribute("src") !== url) {
-      this.stage.classList.add("loading");
       this.image.src = url;
-      if (this.image.complete) this.stage.classList.remove("loading");
+      // What was fetched ahead is there at once; an image that failed is complete as well, and has no size.
+      this.state = this.image.complete && this.image.naturalWidth ? "seen" : "loading";
     }
     this.image.alt = this.alt(this.index);
-    this.onChange(this);
+    this.#became(this.state);
   }
 
   /** Show nothing. */
@@ -43,7 +44,7 @@ export class Viewer {
     this.urls = null;
     this.image.removeAttribute("src");
     this.image.alt = "";
-    this.stage.classList.remove("loading");
+    this.#became("empty");
   }
 
   reload() {
@@ -91,6 +92,12 @@ export class Viewer {
   light({ brightness = this.brightness, contrast = this.contrast }) {
     Object.assign(this, { brightness, contrast });
     this.#did("brightness");
+  }
+
+  #became(state) {
+    this.state = state;
+    for (const one of ["loading", "failed"]) this.stage.classList.toggle(one, state === one);
+    this.onChange(this);
   }
 
   #did(tool) {
