@@ -41,7 +41,7 @@ class Statistics:
             by_reason = {reason: int(count) for reason, count in connection.execute(reasons)}
             classified = volunteers.c.count > 0
             since = select(func.count()).select_from(classifications)
-            here = since.where(table.stream != Stream.IMPORT.value)
+            here = since.where(table.stream != Stream.IMPORT.value, table.counted != Counted.UNDONE.value)
             total = select(func.sum(pools.c.total)).where(pools.c.major == major)
             return Overview(
                 subjects=number(total.where(pools.c.pool != "gold")),

@@ -221,7 +221,7 @@ class Overview:
     signed_in: int
     open_handouts: int
     finds: int
-    last_hour: int  # classifications received, without those imported
+    last_hour: int  # classifications received at any version, without those imported or taken back
     last_day: int
     outstanding: int | None  # classifications until every open subject has its full count; None: there is none
 
