@@ -11,17 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
-
-from greenpea.store import migrations
+from greenpea.store import migrations, notes
 from greenpea.store.classifications import Classifications
 from greenpea.store.engine import Database
 from greenpea.store.finds import Finds
 from greenpea.store.people import People
 from greenpea.store.queue import Queue, QueueOptions
 from greenpea.store.rounds import Rounds
-from greenpea.store.schema import meta
 from greenpea.store.statistics import Statistics
 from greenpea.store.subjects import Subjects
 from greenpea.store.values import (
@@ -100,7 +96,7 @@ class Store:
         """Return whether the database takes writes, and what waits; an error's words instead of an exception."""
         report: dict[str, Any] = {"database": self.database.kind, "queue": self.database.waiting}
         try:
-            self.database.write(lambda connection: _set(connection, "written_at", now.isoformat()))
+            self.database.write(lambda connection: notes.write(connection, "written_at", now.isoformat()))
         except Exception as error:
             report |= {"writable": False, "error": str(error)}
         else:
@@ -109,24 +105,10 @@ class Store:
         return report | {"last_commit": last.isoformat() if last else None}
 
     def _secret(self) -> bytes:
-        def write(connection: Connection) -> str:
-            # Two processes may set up a new store at the same moment: the first one's secret stays.
-            new = _insert(connection).values(key="secret", value=secrets.token_hex(32))
-            connection.execute(new.on_conflict_do_nothing())
-            return str(connection.execute(select(meta.c.value).where(meta.c.key == "secret")).scalar_one())
-
-        return bytes.fromhex(self.database.write(write))
+        new = secrets.token_hex(32)
+        return bytes.fromhex(self.database.write(lambda connection: notes.write_first(connection, "secret", new)))
 
 
 def url_of(place: str | Path) -> str:
     """Return the URL of a store given as a file or a URL."""
     return str(place) if "://" in str(place) else f"sqlite:///{Path(place).absolute()}"
-
-
-def _set(connection: Connection, key: str, value: str) -> None:
-    new = _insert(connection).values(key=key, value=value)
-    connection.execute(new.on_conflict_do_update(index_elements=[meta.c.key], set_={"value": value}))
-
-
-def _insert(connection: Connection) -> sqlite.Insert | postgresql.Insert:
-    return postgresql.insert(meta) if connection.dialect.name == "postgresql" else sqlite.insert(meta)

@@ -13,9 +13,9 @@ from greenpea import retirement
 from greenpea.classifications import Tally
 from greenpea.errors import GreenpeaError
 from greenpea.retirement import Rules
-from greenpea.store import counters
+from greenpea.store import counters, notes
 from greenpea.store.engine import Database
-from greenpea.store.schema import meta, pools, progress, subjects, versions
+from greenpea.store.schema import pools, progress, subjects, versions
 from greenpea.store.values import Version
 from greenpea.workflow import Workflow
 
@@ -96,14 +96,14 @@ class Workflows:
     def _settle(self, version: Version, now: datetime) -> None:
         """Bring every counter in line with a version's rules, once: it is written down when that is done."""
         with self._database.read() as connection:
-            settled = connection.execute(select(meta.c.value).where(meta.c.key == SETTLED)).scalar_one_or_none()
+            settled = notes.read(connection, SETTLED)
         if settled == str(version.id):
             return
         _start(self._database, version.major, 0)
         after: int | None = 0
         while after is not None:
             after = self._database.write(partial(_reconsider, parsed={}, major=version.major, after=after, now=now))
-        self._database.write(lambda connection: _note(connection, SETTLED, str(version.id)))
+        self._database.write(lambda connection: notes.write(connection, SETTLED, str(version.id)))
 
     def consequences(self, workflow: Workflow) -> dict[str, Any]:
         """Return what publishing would do: its kind (same, minor, major), and how many would retire or come back."""
@@ -143,11 +143,6 @@ def workflow_of(connection: Connection, known: dict[int, Workflow], id: int) -> 
         content = connection.execute(select(versions.c.content).where(versions.c.id == id)).scalar_one()
         known[id] = Workflow.from_json(content, f"workflow version {id}")
     return known[id]
-
-
-def _note(connection: Connection, key: str, value: str) -> None:
-    if not connection.execute(update(meta).where(meta.c.key == key).values(value=value)).rowcount:
-        connection.execute(insert(meta).values(key=key, value=value))
 
 
 def lock_tables(connection: Connection, *names: str) -> None:
