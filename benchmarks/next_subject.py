@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ def populate(store: Store, subjects: int, retired: float, rng: np.random.Generat
         values = [{"s": int(i)} for i in ids[start : start + 20_000] if int(i) not in stay]
         store.database.write(
             lambda c, values=values: c.execute(
-                text("UPDATE progress SET retired_at = 0, reason = 'count', retired_by = 'rule' WHERE major = 1 AND subject = :s"),
+                text(
+                    "UPDATE progress SET retired_at = 0, reason = 'count', retired_by = 'rule' WHERE major = 1 AND subject = :s"
+                ),
                 values,
             )
         )
@@ -87,8 +89,10 @@ def measure(
     store.queue.options = QueueOptions(weights=weights)
     rng, times = np.random.default_rng(1), []
     for number in range(requests):
+        # Two minutes from one request to the next, so that leases run out as they would.
+        asked = now + timedelta(minutes=2 * number)
         begun = time.perf_counter()
-        handed = store.queue.next(people[number % len(people)], BATCH, now, rng)
+        handed = store.queue.next(people[number % len(people)], BATCH, asked, rng)
         times.append(1000 * (time.perf_counter() - begun))
         if len(handed) < BATCH:
             raise RuntimeError("the queue ran dry")
