@@ -50,7 +50,7 @@ class Crowd:
         self.store, self.now, self.rng = store, now, np.random.default_rng(0)
         self.tree = store.workflows.active().workflow.tree
         self.truth = random_truth(self.tree, subjects, self.rng)
-        self.crowd = simulate.volunteers(people, 0)
+        self.confusion = simulate.volunteers(people, 0).confusions(self.tree)
         self.ids = [store.people.anonymous(now).id for _ in range(people)]
         self.tallies: dict[str, Tally] = {f"g{number:06d}": {} for number in range(subjects)}
 
@@ -58,7 +58,7 @@ class Crowd:
         """Return what volunteer ``one`` makes of the subjects, and count it beside the store."""
         numbers = np.array([int(each.subject.subject_id[1:]) for each in handed])
         who = np.full(len(numbers), one)
-        walks = simulate.annotate(self.truth, self.tree, self.crowd, numbers, who, self.rng)
+        walks = simulate.annotate(self.truth, self.tree, self.confusion, numbers, who, self.rng)
         made = []
         for each, walk in zip(handed, walks, strict=True):
             add(self.tallies[each.subject.subject_id], walk)

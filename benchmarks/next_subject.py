@@ -31,6 +31,7 @@ SELECT subject FROM progress WHERE major = 1 AND retired_at IS NULL AND pool = '
 AND subject NOT IN (SELECT subject FROM classifications WHERE volunteer = :volunteer AND major = 1)
 ORDER BY random() LIMIT 5
 """
+RETIRE = "UPDATE progress SET retired_at = 0, reason = 'count', retired_by = 'rule' WHERE major = 1 AND subject = :s"
 # Written in bulk: taking a thousand classifications from each of fifty volunteers is not what is measured here.
 SEEN = """
 INSERT INTO classifications (uuid, volunteer, subject, major, version, annotations, counted, after_retirement, stream,
@@ -57,9 +58,7 @@ def populate(store: Store, subjects: int, retired: float, rng: np.random.Generat
         values = [{"s": int(i)} for i in ids[start : start + 20_000] if int(i) not in stay]
         store.database.write(
             lambda c, values=values: c.execute(
-                text(
-                    "UPDATE progress SET retired_at = 0, reason = 'count', retired_by = 'rule' WHERE major = 1 AND subject = :s"
-                ),
+                text(RETIRE),
                 values,
             )
         )

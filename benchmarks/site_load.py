@@ -18,7 +18,6 @@ from typing import Any
 
 from crowd import Volunteers, new_database, postgres_server, server, stored
 
-
 RAMP = 3.0  # seconds
 
 

@@ -395,7 +395,7 @@ def test_annotations_are_whole_walks_and_count_up_to_what_the_crowd_thinks() -> 
     }
     crowd = simulate.volunteers(40, 1)
     subject, volunteer = np.repeat([0, 1], 4000), np.tile(np.arange(40), 200)
-    walks = simulate.annotate(truth, tree, crowd, subject, volunteer, rng)
+    walks = simulate.annotate(truth, tree, crowd.confusions(tree), subject, volunteer, rng)
     for walk in walks[::97]:
         check(tree, walk)
     counted = votes_of({"a": tally(walks[:4000]), "b": tally(walks[4000:])}, tree)

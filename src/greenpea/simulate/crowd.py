@@ -36,6 +36,10 @@ class Volunteers:
     def __len__(self) -> int:
         return len(self.skill)
 
+    def confusions(self, tree: DecisionTree) -> dict[str, np.ndarray]:
+        """Return question slug → `confusion`."""
+        return {question.slug: self.confusion(question) for question in tree.questions}
+
     def confusion(self, question: Question) -> Float[np.ndarray, "volunteer truth answer"]:
         """Return P(volunteer answers | an ideal volunteer would answer), the skilled share included.
 
@@ -80,7 +84,7 @@ def expected_fractions(truth: Truth, tree: DecisionTree, volunteers: Volunteers)
     This is what a posterior should recover: among those who reach a question, confused parents included.
     """
     subjects = _check_truth(truth, tree)
-    confusion = {question.slug: volunteers.confusion(question) for question in tree.questions}
+    confusion = volunteers.confusions(tree)
     fractions = {slug: np.empty(np.shape(truth[slug])) for slug in tree.slugs}
     for rows in _blocks(subjects, SHARES_BLOCK):
         # p_v(b) = Σ_a truth(a) C_v(a → b), for every subject and volunteer
@@ -122,7 +126,7 @@ def classify(
             f"between {asked.min()} and {asked.max()} votes a subject: choose between 0 and the number of "
             f"volunteers ({len(volunteers)}), since nobody classifies a subject twice"
         )
-    confusion = {question.slug: volunteers.confusion(question) for question in tree.questions}
+    confusion = volunteers.confusions(tree)
     votes = Votes.empty(tree, list(subject_names(subjects) if subject_ids is None else subject_ids))
     for number, rows in enumerate(_blocks(subjects, BLOCK)):
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
@@ -136,17 +140,16 @@ def classify(
 def annotate(
     truth: Truth,
     tree: DecisionTree,
-    volunteers: Volunteers,
+    confusion: Mapping[str, np.ndarray],
     subject: Int[np.ndarray, " walk"],
     volunteer: Int[np.ndarray, " walk"],
     rng: np.random.Generator,
 ) -> list[dict[str, list[str]]]:
     """Return what volunteers answer about subjects, pair by pair (indices): question → answers, each a whole walk.
 
-    For simulations that hand subjects out one by one; `classify` counts a whole crowd's votes at once.
+    ``confusion`` is the crowd's (`Volunteers.confusions`). For simulations that hand subjects out one by one;
+    `classify` counts a whole crowd's votes at once.
     """
-    _check_truth(truth, tree)
-    confusion = {question.slug: volunteers.confusion(question) for question in tree.questions}
     walks: list[dict[str, list[str]]] = [{} for _ in subject]
     for slug, who, ticks in _walk(truth, tree, confusion, subject, volunteer, rng):
         answers = tree[slug].answer_slugs

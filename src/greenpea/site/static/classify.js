@@ -95,11 +95,11 @@ function later() {
   state.retry = setTimeout(fill, state.pause);
 }
 
-/** The team has published another version: go on with it as soon as the subject shown is finished. */
+/** The team has published another version: go on with it as soon as the subject shown is finished, and kept. */
 function renew() {
   state.renew = true;
   state.queue = [];
-  if (state.current) return;
+  if (state.current || state.saving) return;
   sessionStorage.setItem(`${name}:renewed`, "1");
   location.reload();
 }
@@ -138,8 +138,7 @@ function advance() {
   state.current = state.queue.shift() ?? null;
   forget();
   if (state.current) begin(state.current);
-  else if (state.renew) renew();
-  else if (state.done) show("exhausted");
+  else if (state.done && !state.renew) show("exhausted");
   else show("loading");
   fill();
 }
@@ -273,6 +272,7 @@ function undo() {
 function skip() {
   advance();
   keep();
+  if (state.renew) renew();
 }
 
 // ---- keeping and sending ----
@@ -297,6 +297,7 @@ async function send(entries) {
   }
   state.saving -= entries.length;
   outbox.tell();
+  if (state.renew) renew();
 }
 
 function keep() {
