@@ -698,12 +698,13 @@ def test_an_image_that_has_vanished(place: Callable[..., Place], page: Any) -> N
 def test_answers_wait_for_the_image(place: Callable[..., Place], page: Any) -> None:
     site = place()
     held: list[Any] = []
-    page.route("**/images/**", held.append)
-    page.goto(f"{site.url}/classify")
+    waiting = [True]
+    page.route("**/images/**", lambda route: held.append(route) if waiting else route.continue_())
+    page.goto(f"{site.url}/classify", wait_until="domcontentloaded")
     page.locator('.question[data-question="shape"]').wait_for(state="visible")
     page.keyboard.press("3")
     assert page.locator(".questions.unseen").count() == 1
-    page.unroute("**/images/**")
+    waiting.clear()
     for route in held:
         route.continue_()
     ready(page)

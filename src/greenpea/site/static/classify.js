@@ -174,11 +174,11 @@ function ask({ focus = true } = {}) {
   state.chosen = new Set(walks.given(walk) ?? []);
   show(null);
   for (const section of all(".question")) section.hidden = section.dataset.question !== walk.at;
+  showChosen();
+  showTrail();
   for (const scrolling of [$("questions"), $("panel")]) scrolling.scrollTop = 0;
   // On a narrow screen the page itself scrolls, below an image that stays: the question begins right under it.
   if (scrollY > $("bench").offsetTop) scrollTo({ top: $("bench").offsetTop, behavior: "instant" });
-  showChosen();
-  showTrail();
   if (focus) section().querySelector("h1").focus({ preventScroll: true });
 }
 
