@@ -199,7 +199,8 @@ def test_serve_refuses_what_cannot_be(
 ) -> None:
     said = greenpea("serve", folder, "--workers", 2, "--port", free_port(), fails=True)
     assert "SQLite is written by one process: leave out --workers, or give a PostgreSQL --database" in said
-    assert "is not a campaign: make one with 'greenpea init'" in greenpea("serve", tmp_path / "nothing", fails=True)
+    said = greenpea("serve", tmp_path / "nothing", fails=True)
+    assert "is not a campaign: it has no campaign.toml. Make one with 'greenpea init'" in said
     assert not (tmp_path / "nothing").exists()
     monkeypatch.setenv("GREENPEA_SECRET", "short")
     assert "GREENPEA_SECRET is too short" in greenpea("serve", folder, fails=True)
@@ -383,9 +384,37 @@ def test_votes_that_came_with_the_subjects_are_not_overwritten(folder: Path, gre
     others = Votes.empty(DecisionTree.load("gz-decals-5"), ["s00"])
     pq.write_table(others.to_table(), folder / "votes.parquet")
     before = (folder / "votes.parquet").read_bytes()
-    assert "move it away, or give --out" in greenpea("export", "votes", folder, fails=True)
+    assert "or give --out" in greenpea("export", "votes", folder, fails=True)
     assert (folder / "votes.parquet").read_bytes() == before
     greenpea("export", "votes", folder, "--out", folder / "votes.parquet")
+
+
+def test_the_campaign_follows_a_workflow_that_was_published_on_the_site(folder: Path, greenpea: Run) -> None:
+    store = _classified(folder)
+    newer = workflow(7, guide="Look at the arms.")
+    assert store.workflows.publish(newer, NOW, author="ada").number == "1.1"
+    store.close()
+    said = greenpea("export", "votes", folder)
+    assert "is now version 1.1, as published on the site" in said
+    assert Workflow.load(folder / "workflow.json") == newer
+    assert Workflow.load(folder / "workflow before 1.1.json") != newer
+    assert "is now version" not in greenpea("export", "votes", folder)
+
+
+def test_simulated_campaigns_without_votes_leave_room_for_those_of_the_site(tmp_path: Path, greenpea: Run) -> None:
+    said = greenpea("simulate", tmp_path / "sky", "--subjects", 8, "--votes", 0, "--size", 16)
+    assert "without votes yet" in said
+    assert "greenpea serve" in said
+    assert not (tmp_path / "sky" / "votes.parquet").exists()
+
+
+def test_images_that_are_not_there_are_told_at_the_start(tmp_path: Path) -> None:
+    folder = make_campaign(tmp_path / "sky", 5)
+    (folder / "images" / "s03.png").unlink()
+    settings = Settings.load(folder / "campaign.toml")
+    store = open_store(folder, None, settings)
+    assert fill(store, folder, settings, NOW).missing == ("s03",)
+    store.close()
 
 
 def test_votes_are_tables_only(folder: Path, tmp_path: Path, greenpea: Run) -> None:
@@ -475,9 +504,11 @@ def test_what_cannot_be_imported_is_kept_and_told(folder: Path, tmp_path: Path, 
     assert "1 are on subjects that the campaign has not" in said
     assert "elsewhere" in said
     assert "2 rows could not be used" in said
-    with (out / "classifications.unused.csv").open(encoding="utf-8", newline="") as opened:
+    with (other / "imports" / "classifications.unused.csv").open(encoding="utf-8", newline="") as opened:
         reasons = [row["reason"] for row in csv.DictReader(opened)]
     assert len(reasons) == 2
+    with (other / "imports" / "classifications.refused.csv").open(encoding="utf-8", newline="") as opened:
+        assert ["'elsewhere'" in row["reason"] for row in csv.DictReader(opened)] == [True]
 
 
 def test_answers_that_do_not_fit_the_campaign_are_refused(folder: Path, tmp_path: Path, greenpea: Run) -> None:

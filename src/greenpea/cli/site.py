@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import shlex
@@ -373,6 +374,8 @@ def import_zooniverse(
     store.close()
     if not found.report.unused:
         unused.unlink()
+        with contextlib.suppress(OSError):  # lists of earlier imports may be there
+            unused.parent.rmdir()
     for line in found.report.summary():
         console.print(plain(line), soft_wrap=True)
     _show_imported(result, unused, len(found.report.unused))
@@ -386,6 +389,7 @@ def _keep_refused(result: ImportReport, path: Path) -> None:
         *((uuid, f"there is no subject {subject!r} here") for uuid, subject in result.strangers),
     ]
     if refused:
+        path.parent.mkdir(exist_ok=True)
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("classification", "reason"), *refused])
         console.print(f"[yellow]They are listed in {plain(path)}.[/yellow]", soft_wrap=True)
