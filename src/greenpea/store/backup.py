@@ -101,10 +101,11 @@ def read(database: Database, path: Path, report: Report | None = None) -> dict[s
             rows = _about(archive, path)
             migrations.check(database)
             found: dict[str, int] = database.write(lambda connection: _restore(connection, archive, rows, path, report))
-        except GreenpeaError:
-            raise
-        except (*DAMAGES, SQLAlchemyError) as error:
-            reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        except (*DAMAGES, SQLAlchemyError, GreenpeaError) as error:
+            odd = error.__cause__ if isinstance(error, GreenpeaError) else error  # what the database did not take
+            if isinstance(error, GreenpeaError) and not isinstance(odd, (*DAMAGES, SQLAlchemyError)):
+                raise
+            reason = str(getattr(odd, "orig", None) or odd).partition("\n")[0]
             raise GreenpeaError(f"{path} is damaged ({reason}): nothing was restored; use another backup") from error
     return found
 
