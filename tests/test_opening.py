@@ -46,8 +46,8 @@ def _write(folder: Path, chosen: Workflow) -> None:
 
 def test_filling_twice_adds_nothing(folder: Path, store: Store) -> None:
     first, again = _fill(folder, store), _fill(folder, store)
-    assert first == Filled(subjects=6, new=6, gold=0, unused_gold=0, version="1.0", published=True, kept=False)
-    assert again == Filled(subjects=6, new=0, gold=0, unused_gold=0, version="1.0", published=False, kept=False)
+    assert first == Filled(6, new=6, gold=0, unused_gold=0, version="1.0", published=True, kept=False, missing=())
+    assert again == Filled(6, new=0, gold=0, unused_gold=0, version="1.0", published=False, kept=False, missing=())
     assert [one.number for one in store.workflows.all()] == ["1.0"]
 
 
