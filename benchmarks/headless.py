@@ -26,7 +26,7 @@ import numpy as np
 
 from greenpea import simulate
 from greenpea.classifications import Tally, add, votes_of
-from greenpea.store import HandOut, NewSubject, Store, Submission
+from greenpea.store import HandOut, NewSubject, SentClassification, Store
 from greenpea.tree import DecisionTree
 from greenpea.workflow import Workflow
 
@@ -54,7 +54,7 @@ class Crowd:
         self.ids = [store.people.anonymous(now).id for _ in range(people)]
         self.tallies: dict[str, Tally] = {f"g{number:06d}": {} for number in range(subjects)}
 
-    def classify(self, one: int, handed: Sequence[HandOut]) -> list[Submission]:
+    def classify(self, one: int, handed: Sequence[HandOut]) -> list[SentClassification]:
         """Return what volunteer ``one`` makes of the subjects, and count it beside the store."""
         numbers = np.array([int(each.subject.subject_id[1:]) for each in handed])
         who = np.full(len(numbers), one)
@@ -63,7 +63,7 @@ class Crowd:
         for each, walk in zip(handed, walks, strict=True):
             add(self.tallies[each.subject.subject_id], walk)
             made.append(
-                Submission(
+                SentClassification(
                     str(uuid.UUID(bytes=self.rng.bytes(16), version=4)),
                     each.volunteer,
                     each.subject.id,
@@ -92,8 +92,8 @@ def run(store: Store, crowd: Crowd, naive: int) -> dict[str, float]:
         made = crowd.classify(one, handed) if handed else []
         start = time.perf_counter()
         if done < naive:
-            for submission in made:
-                store.classifications.submit([submission], crowd.now)
+            for sent in made:
+                store.classifications.submit([sent], crowd.now)
             spent["naive"] += time.perf_counter() - start
         elif made:
             store.classifications.submit(made, crowd.now)

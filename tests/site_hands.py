@@ -27,7 +27,7 @@ from PIL import Image
 from greenpea.settings import Settings
 from greenpea.site.app import create_app
 from greenpea.site.opening import fill, open_store
-from greenpea.store import HandOut, NewSubject, Receipt, Store, Submission
+from greenpea.store import HandOut, NewSubject, Receipt, SentClassification, Store
 from greenpea.subjects import SubjectSet
 from greenpea.tree import DecisionTree
 from greenpea.workflow import Workflow
@@ -50,13 +50,13 @@ def fill_store(store: Store, subjects: int = 20, limit: int = 40, audit_share: f
     return store
 
 
-def artifact(handed: HandOut, uuid4: str | None = None) -> Submission:
+def artifact(handed: HandOut, uuid4: str | None = None) -> SentClassification:
     """Return the shortest classification of a handed-out subject on the GZD-5 tree."""
-    return submission(handed, {"smooth-or-featured": ["artifact"]}, uuid4)
+    return sending(handed, {"smooth-or-featured": ["artifact"]}, uuid4)
 
 
-def submission(handed: HandOut, annotations: Mapping[str, Sequence[str]], uuid4: str | None = None) -> Submission:
-    return Submission(
+def sending(handed: HandOut, annotations: Mapping[str, Sequence[str]], uuid4: str | None = None) -> SentClassification:
+    return SentClassification(
         uuid4 or str(uuid.uuid4()),
         handed.volunteer,
         handed.subject.id,
@@ -73,7 +73,7 @@ def classify(store: Store, volunteer: int, subject_id: str, now: datetime = NOW)
     """Let a volunteer classify one subject, in the shortest way."""
     subject, version = store.subjects.get(subject_id), store.workflows.active()
     assert subject is not None
-    one = Submission(str(uuid.uuid4()), volunteer, subject.id, version.id, {"smooth-or-featured": ["artifact"]})
+    one = SentClassification(str(uuid.uuid4()), volunteer, subject.id, version.id, {"smooth-or-featured": ["artifact"]})
     return store.classifications.submit([one], now)[0]
 
 

@@ -1118,8 +1118,8 @@ def test_home_is_honest_about_progress(place: Callable[..., Place]) -> None:
 
 
 def _classify_all_but_one(store: Store) -> None:
-    from site_hands import submission
+    from site_hands import sending
 
     now = datetime.now(UTC)
     for handed in store.queue.next(store.people.anonymous(now).id, 2, now):
-        store.classifications.submit([submission(handed, {"shape": ["artifact"]})], now)
+        store.classifications.submit([sending(handed, {"shape": ["artifact"]})], now)

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from api_hands import NOW, PASSWORD, make_site
 from greenpea.site.exports import LONG
-from greenpea.store import NewSubject, Role, Store, Submission
+from greenpea.store import NewSubject, Role, SentClassification, Store
 from greenpea.votes import Votes
 from greenpea.workflow import Workflow
 from greenpea.zooniverse import read_classifications, workflow_versions, workflows_csv
@@ -49,7 +49,7 @@ def fill(store: Store) -> list[str]:
     uuids = []
     for number, given in enumerate(WALKS):
         uuids.append(str(uuid.UUID(int=number + 1, version=4)))
-        one = Submission(uuids[-1], volunteer.id, number + 1, version, given, probability=0.25, started_at=NOW)
+        one = SentClassification(uuids[-1], volunteer.id, number + 1, version, given, probability=0.25, started_at=NOW)
         (receipt,) = store.classifications.submit([one], NOW)
         assert receipt.error is None
     store.classifications.undo(uuids[0], volunteer.id, NOW)

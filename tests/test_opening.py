@@ -17,7 +17,8 @@ from starlette.testclient import TestClient
 
 from greenpea.errors import GreenpeaError
 from greenpea.settings import Settings
-from greenpea.site.opening import Filled, fill, open_site, open_store, place_of, read_gold, secret_of
+from greenpea.site.app import create_app
+from greenpea.site.opening import Filled, fill, open_store, place_of, read_gold, secret_of
 from greenpea.store import Store, Stream
 from greenpea.subjects import SubjectSet
 from greenpea.tree import DecisionTree
@@ -217,7 +218,8 @@ def test_further_images_come_from_their_columns(folder: Path, tmp_path: Path) ->
     assert subject is not None
     assert set(subject.metadata) == {"image_10"}
     store.close()
-    with TestClient(open_site(folder, quiet=True)) as client:
+    settings = Settings.load(folder / "campaign.toml")
+    with TestClient(create_app(open_store(folder, None, settings), folder, settings, quiet=True)) as client:
         client.post("/api/v1/volunteers")
         found = {name: client.get(f"/images/{numbers[name]}/{n}").status_code for name, n in (("s00", 2), ("s05", 1))}
         assert found == {"s00": 200, "s05": 404}

@@ -24,7 +24,7 @@ from greenpea import cli
 from greenpea.cli.screen import console
 from greenpea.settings import Settings
 from greenpea.site.opening import fill, open_store
-from greenpea.store import Role, Store, Submission
+from greenpea.store import Role, SentClassification, Store
 from greenpea.tree import DecisionTree
 from greenpea.votes import Votes, read_votes
 from greenpea.workflow import Workflow
@@ -95,7 +95,7 @@ def _classified(folder: Path, volunteers: int = 3) -> Store:
             assert subject is not None
             answers = (SMOOTH, FEATURED, {"smooth-or-featured": ["artifact"]})[(n + i) % 3]
             when = NOW + timedelta(seconds=60 * n + i)
-            sent = Submission(
+            sent = SentClassification(
                 str(uuid.uuid4()), one.id, subject.id, version.id, answers, started_at=NOW, finished_at=when
             )
             assert store.classifications.submit([sent], when)[0].error is None

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from greenpea.classifications import Classification
 from greenpea.errors import GreenpeaError
-from greenpea.store import Counted, NewSubject, QueueOptions, Role, Store, Stream, Submission
-from site_hands import NOW, artifact, classify, fill_store, submission, workflow
+from greenpea.store import Counted, NewSubject, QueueOptions, Role, SentClassification, Store, Stream
+from site_hands import NOW, artifact, classify, fill_store, sending, workflow
 
 SMOOTH = {"smooth-or-featured": ["smooth"], "how-rounded": ["round"], "merging": ["none"], "rare-features": []}
 HOUR = timedelta(hours=1)
@@ -35,7 +35,7 @@ def test_a_classification_counts_every_answer_on_its_walk(store: Store) -> None:
     fill_store(store, 1)
     one = store.people.anonymous(NOW)
     handed = store.queue.next(one.id, 1, NOW)[0]
-    receipt = store.classifications.submit([submission(handed, SMOOTH)], NOW)[0]
+    receipt = store.classifications.submit([sending(handed, SMOOTH)], NOW)[0]
     assert receipt.counted is Counted.YES
     assert _tally(store, "s0") == {
         "smooth-or-featured": 1,
@@ -128,7 +128,7 @@ def test_what_is_no_walk_through_the_tree_is_refused(
 ) -> None:
     fill_store(store, 1)
     handed = store.queue.next(store.people.anonymous(NOW).id, 1, NOW)[0]
-    receipt = store.classifications.submit([submission(handed, annotations)], NOW)[0]
+    receipt = store.classifications.submit([sending(handed, annotations)], NOW)[0]
     assert receipt.counted is None
     assert words in (receipt.error or "")
     assert not list(store.classifications.stream())
@@ -137,7 +137,7 @@ def test_what_is_no_walk_through_the_tree_is_refused(
 def test_one_bad_submission_does_not_spoil_the_others(store: Store) -> None:
     fill_store(store, 3)
     handed = store.queue.next(store.people.anonymous(NOW).id, 3, NOW)
-    sent = [artifact(handed[0]), submission(handed[1], {}), artifact(handed[2])]
+    sent = [artifact(handed[0]), sending(handed[1], {}), artifact(handed[2])]
     assert [one.counted for one in store.classifications.submit(sent, NOW)] == [Counted.YES, None, Counted.YES]
 
 
@@ -147,10 +147,10 @@ def test_unknown_subjects_volunteers_and_versions_are_refused(store: Store) -> N
     version = store.workflows.active().id
     answer = {"smooth-or-featured": ["artifact"]}
     wrong = [
-        Submission(str(uuid.uuid4()), one.id, 999, version, answer),
-        Submission(str(uuid.uuid4()), 999, 1, version, answer),
-        Submission(str(uuid.uuid4()), one.id, 1, 999, answer),
-        Submission("no-uuid", one.id, 1, version, answer),
+        SentClassification(str(uuid.uuid4()), one.id, 999, version, answer),
+        SentClassification(str(uuid.uuid4()), 999, 1, version, answer),
+        SentClassification(str(uuid.uuid4()), one.id, 1, 999, answer),
+        SentClassification("no-uuid", one.id, 1, version, answer),
     ]
     errors = [receipt.error or "" for receipt in store.classifications.submit(wrong, NOW)]
     assert ["subject 999" in errors[0], "volunteer 999" in errors[1], "version 999" in errors[2]] == [True] * 3
@@ -214,6 +214,26 @@ def test_open_hand_outs_are_handed_out_again_unless_still_held(store: Store) -> 
     again = store.queue.next(one.id, 5, NOW, holding=[first[0].id])
     assert {first[1].id, first[2].id} <= {each.id for each in again}
     assert first[0].id not in {each.id for each in again}
+
+
+def test_nobody_holds_a_whole_campaign_and_is_told_so(store: Store) -> None:
+    fill_store(store, 130)
+    one = store.people.anonymous(NOW)
+    assert sum(len(store.queue.next(one.id, 30, NOW)) for _ in range(4)) == 100
+    with pytest.raises(GreenpeaError, match="classify some of them first"):
+        store.queue.next(one.id, 1, NOW)
+    assert len(store.queue.next(one.id, 1, NOW, holding=[])) == 1
+    assert len(store.queue.next(one.id, 1, NOW + timedelta(minutes=31))) == 1
+
+
+def test_other_texts_under_the_same_rules_judge_nothing_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_store(store, 3, limit=1)
+    classify(store, store.people.anonymous(NOW).id, "s0")
+    with monkeypatch.context() as patched:
+        patched.setattr("greenpea.store.workflows._reconsider", lambda *_, **__: pytest.fail("a pass for nothing"))
+        assert store.workflows.publish(workflow(1, guide="# Rings"), NOW).number == "1.1"
+    store.workflows.publish(workflow(2, guide="# Rings"), NOW)
+    assert store.statistics.overview(NOW).retired == 0
 
 
 def test_leases_bound_what_is_handed_out_beyond_the_limit(store: Store) -> None:
@@ -452,7 +472,7 @@ def test_rules_retire_early_and_by_consensus_but_not_the_audit_set(store: Store)
     for one in volunteers:
         subject = store.subjects.get(other)
         assert subject is not None
-        sent = Submission(str(uuid.uuid4()), one.id, subject.id, 1, SMOOTH)
+        sent = SentClassification(str(uuid.uuid4()), one.id, subject.id, 1, SMOOTH)
         store.classifications.submit([sent], NOW)
         classify(store, one.id, audit)
     assert store.statistics.overview(NOW).by_reason == {"answer artifact": 1, "consensus on smooth-or-featured": 1}
@@ -665,7 +685,7 @@ def test_the_list_of_volunteers_shows_counts_and_agreement(store: Store) -> None
         classify(store, one.id, "s0")
     subject = store.subjects.get("s0")
     assert subject is not None
-    store.classifications.submit([Submission(str(uuid.uuid4()), people[2].id, subject.id, 1, SMOOTH)], NOW)
+    store.classifications.submit([SentClassification(str(uuid.uuid4()), people[2].id, subject.id, 1, SMOOTH)], NOW)
     rows, _ = store.people.listing()
     agreement = {row.volunteer.id: row.agreement for row in rows}
     assert agreement == {people[0].id: 0.5, people[1].id: 0.5, people[2].id: 0.0}
@@ -730,12 +750,14 @@ def test_whatever_happens_the_counters_equal_a_recount(database: str, steps: lis
         fill_store(store, 5, limit=2)
     people = [store.people.anonymous(NOW).id for _ in range(4)]
     people += [store.people.sign_up(f"A {uuid.uuid4()}", "the engine weaves", NOW).id for _ in range(2)]
-    sent: list[Submission] = []
+    sent: list[SentClassification] = []
     for step, a, b in steps:
         if step == "classify":
             subject = store.subjects.get(f"s{b}")
             assert subject is not None
-            one = Submission(str(uuid.uuid4()), people[a], subject.id, 1, random.Random(a).choice([SMOOTH, _ARTIFACT]))
+            one = SentClassification(
+                str(uuid.uuid4()), people[a], subject.id, 1, random.Random(a).choice([SMOOTH, _ARTIFACT])
+            )
             sent.append(one)
             store.classifications.submit([one], NOW)
         elif step == "resend" and sent:

@@ -32,9 +32,9 @@ from greenpea.store import (
     NewSubject,
     QueueOptions,
     Role,
+    SentClassification,
     Store,
     Stream,
-    Submission,
     backup,
     identities,
     people,
@@ -44,7 +44,7 @@ from greenpea.store import (
 from greenpea.store import classifications as taking
 from greenpea.store import subjects as adding
 from greenpea.store.schema import handouts, progress, ranks, rounds
-from site_hands import NOW, artifact, classify, drop_database, fill_store, new_database, submission, workflow
+from site_hands import NOW, artifact, classify, drop_database, fill_store, new_database, sending, workflow
 
 HOUR = timedelta(hours=1)
 ARTIFACT = {"smooth-or-featured": ["artifact"]}
@@ -103,10 +103,10 @@ def _retired(store: Store, subject_id: str) -> bool:
     return subject.retired_at is not None
 
 
-def _sent(store: Store, volunteer: int, subject_id: str, version: int | None = None) -> Submission:
+def _sent(store: Store, volunteer: int, subject_id: str, version: int | None = None) -> SentClassification:
     subject = store.subjects.get(subject_id)
     assert subject is not None
-    return Submission(
+    return SentClassification(
         str(uuid.uuid4()), volunteer, subject.id, version or store.workflows.active().id, ARTIFACT, stream=Stream.DIRECT
     )
 
@@ -625,7 +625,7 @@ def test_a_refused_classification_keeps_its_lease(store: Store) -> None:
     fill_store(store, 1, limit=1)
     one, two = store.people.anonymous(NOW), store.people.anonymous(NOW)
     handed = store.queue.next(one.id, 1, NOW)[0]
-    assert store.classifications.submit([submission(handed, {})], NOW)[0].error
+    assert store.classifications.submit([sending(handed, {})], NOW)[0].error
     assert store.queue.next(two.id, 1, NOW) == []
 
 
@@ -936,10 +936,10 @@ def _crowd(url: str, seed: int, everybody: list[int], accounts: list[int], told:
     store = Store.open(url)
     version, failures = store.workflows.active().id, []
 
-    def sent(rng: random.Random, volunteer: int) -> Submission:
+    def sent(rng: random.Random, volunteer: int) -> SentClassification:
         subject = rng.randint(1, CONTESTED)
         id = uuid.uuid5(uuid.NAMESPACE_OID, f"{volunteer} {subject} {rng.randint(1, 30)}")
-        return Submission(str(id), volunteer, subject, version, ARTIFACT)
+        return SentClassification(str(id), volunteer, subject, version, ARTIFACT)
 
     def act(rng: random.Random) -> None:
         one, dice = rng.choice(everybody), rng.random()

@@ -30,7 +30,7 @@ from greenpea.site.team.common import placed
 from greenpea.site.team.forecast import forecast, last_days
 from greenpea.site.team.outline import Way, changes, outline, votes
 from greenpea.site.team.volunteers import may_act_on
-from greenpea.store import Counted, NewSubject, Role, Store, Submission, Volunteer
+from greenpea.store import Counted, NewSubject, Role, SentClassification, Store, Volunteer
 from greenpea.tree import DecisionTree, shipped
 from greenpea.workflow import Workflow
 from hands import galaxy_tree
@@ -88,7 +88,7 @@ class Hands:
         subject = self.store.subjects.get(subject_id)
         assert subject is not None
         now = self.now[0] - (ago if isinstance(ago, timedelta) else timedelta())
-        one = Submission(
+        one = SentClassification(
             str(uuid.uuid4()), volunteer.id, subject.id, self.store.workflows.active().id, annotations,
             started_at=now - timedelta(seconds=14), finished_at=now,
         )  # fmt: skip

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from greenpea.settings import Settings
 from greenpea.site.app import create_app
-from greenpea.store import NewSubject, Receipt, Store, Submission, Volunteer, people
+from greenpea.store import NewSubject, Receipt, SentClassification, Store, Volunteer, people
 from greenpea.workflow import Workflow
 from hands import galaxy_tree
 
@@ -60,7 +60,7 @@ class Place:
         assert subject is not None
         version = self.store.workflows.active().id
         self.clock.pass_(seconds=1)
-        one = Submission(str(uuid4()), volunteer.id, subject.id, version, SMOOTH)
+        one = SentClassification(str(uuid4()), volunteer.id, subject.id, version, SMOOTH)
         return self.store.classifications.submit([one], self.clock())[0]
 
 

@@ -155,8 +155,6 @@ def serve(
 
       greenpea serve survey --database postgresql://greenpea:secret@db/survey --workers 4 --host 0.0.0.0
     """
-    import uvicorn
-
     from greenpea.site import mail
     from greenpea.site.opening import CAMPAIGN, DATABASE, QUIET, secret_of
 
@@ -183,6 +181,12 @@ def serve(
     os.environ |= {CAMPAIGN: str(folder.absolute()), QUIET: "1" if quiet else "0"}
     if database:
         os.environ[DATABASE] = database
+    _run(host, port, workers, behind, prefix)
+
+
+def _run(host: str, port: int, workers: int, behind: str, prefix: str) -> None:
+    import uvicorn
+
     uvicorn.run(
         "greenpea.site.opening:worker",
         factory=True,

@@ -38,7 +38,7 @@ from greenpea.site.messages import (
     TokenAnswer,
     WorkflowAnswer,
 )
-from greenpea.store import HandOut, Receipt, Role, Subject, Submission, Version, Volunteer
+from greenpea.store import HandOut, Receipt, Role, SentClassification, Subject, Version, Volunteer
 from greenpea.workflow import Workflow
 
 HIDDEN = ("#", "//", "!")  # a metadata column that begins so is for the team (Panoptes' manifests)
@@ -172,19 +172,19 @@ async def classify(request: Request, new: NewClassification) -> Response:
 async def take(site: Site, new: NewClassification) -> Receipt:
     """Store a classification and return its receipt. Raises GreenpeaError where it is refused."""
     now = site.clock()
-    receipt = await site.store.classifications.submit_async(submission(site, new, now), now)
+    receipt = await site.store.classifications.submit_async(classification_sent(site, new, now), now)
     if receipt.counted is None:
         raise GreenpeaError(receipt.error or "this classification cannot be taken")
     return receipt
 
 
-def submission(site: Site, new: NewClassification, now: datetime) -> Submission:
+def classification_sent(site: Site, new: NewClassification, now: datetime) -> SentClassification:
     """Return what the store takes. Raises GreenpeaError where the ticket is not this site's."""
     ticket = tickets.read(site, new.ticket)
     started_at, finished_at = believable(new.started_at, now), believable(new.finished_at, now)
     if started_at and finished_at and finished_at < started_at:
         started_at = finished_at = None
-    return Submission(
+    return SentClassification(
         uuid=str(new.uuid),
         volunteer=ticket.volunteer,
         subject=ticket.subject,

@@ -27,7 +27,6 @@ from greenpea.errors import GreenpeaError, did_you_mean
 from greenpea.settings import Settings
 from greenpea.settings import Site as Chosen
 from greenpea.site.app import create_app
-from greenpea.site.context import utc_now
 from greenpea.store import NewSubject, QueueOptions, Store, Stream, Version
 from greenpea.store.schema import subjects as stored
 from greenpea.subjects import RESERVED, SubjectSet
@@ -220,20 +219,6 @@ def read_gold(path: Path, tree: DecisionTree) -> dict[str, dict[str, list[str]]]
 
 def _answers(question: Question, cell: str) -> list[str]:
     return list(dict.fromkeys(cell.split())) if question.kind == "multiple" else [cell]
-
-
-def open_site(
-    folder: Path,
-    database: str | None = None,
-    clock: Callable[[], datetime] = utc_now,
-    settings: Settings | None = None,
-    quiet: bool = False,
-) -> FastAPI:
-    """Return a campaign's site, its store filled."""
-    settings = settings or Settings.load(folder / "campaign.toml")
-    store = open_store(folder, database, settings)
-    fill(store, folder, settings, clock())
-    return create_app(store, folder, settings, secret_of(os.environ), clock, quiet)
 
 
 def worker() -> FastAPI:

@@ -19,14 +19,14 @@ from greenpea.errors import GreenpeaError
 from greenpea.store import counters, identities
 from greenpea.store.engine import Database, fitting, padded, text_of
 from greenpea.store.schema import classifications, handouts, pools, progress, subjects, versions, volunteers
-from greenpea.store.values import Counted, ImportReport, Receipt, Stored, Stream, Submission
+from greenpea.store.values import Counted, ImportReport, Receipt, SentClassification, Stored, Stream
 from greenpea.store.workflows import Workflows, rules_of, workflow_of
 from greenpea.votes import Votes
 from greenpea.workflow import Workflow
 
 LONGEST_ID, LONGEST_SOURCE = 64, 300  # characters
 BLOCK = 1000  # classifications read or imported at a time
-TOGETHER = 16  # submissions looked up together
+TOGETHER = 16  # classifications looked up together
 LIVE = (Counted.YES.value, Counted.GOLD.value)
 Place = tuple[int, int]  # major version, subject
 
@@ -40,19 +40,19 @@ class Classifications:
 
     # ---- taking --------------------------------------------------------------------------------
 
-    def submit(self, submissions: Sequence[Submission], now: datetime) -> list[Receipt]:
+    def submit(self, sent: Sequence[SentClassification], now: datetime) -> list[Receipt]:
         """Store classifications in one transaction, in this order; return what became of each after the commit.
 
         A uuid that is stored already is answered with what became of it then, and counts nothing. About eight
-        statements for any number of submissions.
+        statements for any number of them.
         """
-        return self._database.write(lambda connection: self._take(connection, [(one, now) for one in submissions]))
+        return self._database.write(lambda connection: self._take(connection, [(one, now) for one in sent]))
 
-    async def submit_async(self, submission: Submission, now: datetime) -> Receipt:
+    async def submit_async(self, sent: SentClassification, now: datetime) -> Receipt:
         """Store one classification, in a transaction with all others that wait."""
-        return await asyncio.wrap_future(self._database.submit_to(self._take, (submission, now)))
+        return await asyncio.wrap_future(self._database.submit_to(self._take, (sent, now)))
 
-    def _take(self, connection: Connection, arrived: Sequence[tuple[Submission, datetime]]) -> list[Receipt]:
+    def _take(self, connection: Connection, arrived: Sequence[tuple[SentClassification, datetime]]) -> list[Receipt]:
         return _Taking(connection, self._parsed, [one for one, _ in arrived]).take(arrived)
 
     # ---- taking back ---------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class Classifications:
         block = [one for one in block if one.subject_id in known]
         volunteer = identities.imported(connection, {one.volunteer for one in block}, now)
         arrived = [
-            Submission(
+            SentClassification(
                 uuid=one.uuid,
                 volunteer=volunteer[one.volunteer],
                 subject=known[one.subject_id],
@@ -242,10 +242,14 @@ class _Counter:
 
 
 class _Taking:
-    """What taking some submissions needs to know, read in a few statements; then one pass over them."""
+    """What taking some classifications needs to know, read in a few statements; then one pass over them."""
 
     def __init__(
-        self, connection: Connection, parsed: dict[int, Workflow], arrived: Sequence[Submission], complete: bool = True
+        self,
+        connection: Connection,
+        parsed: dict[int, Workflow],
+        arrived: Sequence[SentClassification],
+        complete: bool = True,
     ) -> None:
         self.connection, self.parsed, self.complete = connection, parsed, complete
         # Locked before anything is decided, in one order for everybody: what is read next stays true.
@@ -267,10 +271,10 @@ class _Taking:
         rows = self.connection.execute(STORED, {"ids": padded(ids)})
         return {row.uuid: (row.volunteer, row.subject, row.counted, row.after_retirement) for row in rows}
 
-    def _live(self, arrived: Sequence[Submission]) -> set[tuple[int, int, int]]:
+    def _live(self, arrived: Sequence[SentClassification]) -> set[tuple[int, int, int]]:
         """Return (volunteer, major, subject) where a classification is counted already: those at hand, and more.
 
-        Every volunteer of a few submissions is looked up with every subject of these. That is a probe of the index
+        Every volunteer of a few classifications is looked up with every subject of these. That is a probe of the index
         for each pair; for the exact pairs SQLite would read the whole index.
         """
         known = [one for one in arrived if one.volunteer in self.volunteers and one.version in self.majors]
@@ -285,12 +289,12 @@ class _Taking:
             live |= {(one, major, subject) for one, major, subject in self.connection.execute(LIVE_ONES, wanted)}
         return live
 
-    def take(self, arrived: Sequence[tuple[Submission, datetime]]) -> list[Receipt]:
-        receipts = [self._one(submission, now) for submission, now in arrived]
+    def take(self, arrived: Sequence[tuple[SentClassification, datetime]]) -> list[Receipt]:
+        receipts = [self._one(sent, now) for sent, now in arrived]
         self._write()
         return receipts
 
-    def _one(self, one: Submission, now: datetime) -> Receipt:
+    def _one(self, one: SentClassification, now: datetime) -> Receipt:
         if one.uuid in self.stored:
             return self._again(one)
         if error := self._refused(one):
@@ -307,7 +311,7 @@ class _Taking:
         self.new.append(_row(one, volunteer, counter.major, counted, late, now))
         return Receipt(one.uuid, counted, after_retirement=late, retired=retired, gold=counter.gold)
 
-    def _again(self, one: Submission) -> Receipt:
+    def _again(self, one: SentClassification) -> Receipt:
         volunteer, subject, counted, late = self.stored[one.uuid]
         if volunteer != self.volunteers.get(one.volunteer) or subject != one.subject:
             return Receipt(one.uuid, None, error="this id belongs to another classification: make a new one")
@@ -315,7 +319,7 @@ class _Taking:
         gold = counter.gold if counter else None
         return Receipt(one.uuid, Counted(counted), again=True, after_retirement=late, gold=gold)
 
-    def _refused(self, one: Submission) -> str | None:
+    def _refused(self, one: SentClassification) -> str | None:
         if one.version not in self.majors:
             return f"there is no workflow version {one.version}"
         if (self.majors[one.version], one.subject) not in self.counters:
@@ -336,7 +340,7 @@ class _Taking:
             return Counted.BANNED
         return Counted.GOLD if counter.gold is not None else Counted.YES
 
-    def _count(self, one: Submission, counter: _Counter, now: datetime) -> str | None:
+    def _count(self, one: SentClassification, counter: _Counter, now: datetime) -> str | None:
         """Count into the subject's tally; return the reason where it retires by this."""
         walks.add(counter.tally, one.annotations)
         counter.classifications += 1
@@ -359,7 +363,7 @@ class _Taking:
         identities.add_to_counts(self.connection, self.more)
 
 
-def _check_values(one: Submission, complete: bool) -> None:
+def _check_values(one: SentClassification, complete: bool) -> None:
     """Raise GreenpeaError for what one of the databases would not keep, or would not give back."""
     try:
         if complete and str(uuids.UUID(one.uuid)) != one.uuid.lower():
@@ -466,7 +470,9 @@ def _save(connection: Connection, changed: Sequence[_Counter]) -> None:
         connection.execute(SAVE, values)
 
 
-def _row(one: Submission, volunteer: int, major: int, counted: Counted, late: bool, now: datetime) -> dict[str, Any]:
+def _row(
+    one: SentClassification, volunteer: int, major: int, counted: Counted, late: bool, now: datetime
+) -> dict[str, Any]:
     return {
         "uuid": one.uuid,
         "volunteer": volunteer,

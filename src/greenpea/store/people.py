@@ -8,6 +8,7 @@ import secrets
 import unicodedata
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Literal
 
 from argon2 import PasswordHasher
@@ -42,8 +43,12 @@ RECENT = 100  # classifications of a volunteer that the agreement shown is of
 MOST_KEY, MOST_EMAIL = 300, 320  # characters, as the table keeps them
 LEAST_PASSWORD, MOST_PASSWORD = 10, 256
 _hasher = PasswordHasher()
-# Checked when a name is unknown, so that the answer takes as long as when it is known.
-_NOBODY = _hasher.hash(secrets.token_hex())
+
+
+@cache
+def _nobody() -> str:
+    """Return the hash that is checked where a name is unknown: the answer takes as long as where it is known."""
+    return _hasher.hash(secrets.token_hex())
 
 
 def name_key(name: str) -> str:
@@ -140,12 +145,12 @@ class People:
             row = connection.execute(
                 select(volunteers.c.id, volunteers.c.password).where(volunteers.c.name_key == name_key(name))
             ).one_or_none()
-        stored = row.password if row and row.password else _NOBODY
+        stored = row.password if row and row.password else _nobody()
         try:
             _hasher.verify(stored, password[:MOST_PASSWORD])
         except (VerifyMismatchError, InvalidHashError):
             return None
-        if row is None or stored is _NOBODY:
+        if row is None or not row.password:
             return None
         if _hasher.check_needs_rehash(stored):
             self._update(row.id, password=_hasher.hash(password))

@@ -86,7 +86,7 @@ class Queue:
 
         ``holding`` are the hand-outs that the volunteer still has before them: others that are open are handed
         out again first (None: none is). A subject's open hand-outs and counted classifications never exceed its
-        limit together.
+        limit together. Raises GreenpeaError where the volunteer holds `MOST_HELD` already.
         """
         return self._submit(volunteer, count, now, rng, holding).result()
 
@@ -171,6 +171,8 @@ class _Handing:
         if self.banned or count < 1:
             return []
         again = [] if holding is None else self._still_wanted(set(holding))[:count]
+        if len(self.held) >= MOST_HELD and not again:
+            raise GreenpeaError(f"{len(self.held)} subjects are in your hands already: classify some of them first")
         count = min(count, max(MOST_HELD - len(self.held), 0) + len(again))
         while len(self.chosen) < count - len(again):
             found = [self._choose() for _ in range(count - len(again) - len(self.chosen))]

@@ -131,7 +131,7 @@ class HandOut:
 
 
 @dataclass(frozen=True)
-class Submission:
+class SentClassification:
     """A classification as it arrives. ``uuid`` is made by the client: sending it again counts nothing."""
 
     uuid: str
@@ -150,7 +150,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a submission. Sent only after the commit."""
+    """What became of a classification that was sent. Sent only after the commit."""
 
     uuid: str
     counted: Counted | None  # None: refused, and not stored

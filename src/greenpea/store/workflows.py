@@ -82,25 +82,27 @@ class Workflows:
             raise GreenpeaError(f"an author's name has at most {LONGEST_AUTHOR} characters")
         minor = bool(known) and workflow.follows(known[0].workflow)
         major = known[0].major if minor else (known[0].major + 1 if known else 1)
-        begun = 0 if minor else _start(self._database, major, 0)
+        if not minor:
+            _start(self._database, major)  # most of it before anybody is shown the new version
         number = known[0].minor + 1 if minor else 0
         expected = known[0].id if known else None
         self._database.write(lambda c: _activate(c, workflow, major, number, now, author, expected))
         self._active = None
-        if not minor:
-            _start(self._database, major, begun)  # subjects that were added meanwhile
         active = self.active()
         self._settle(active, now)
         return active
 
     def _settle(self, version: Version, now: datetime) -> None:
-        """Bring every counter in line with a version's rules, once: it is written down when that is done."""
+        """Bring every counter in line with a version's rules, once: it is noted when that is done.
+
+        A new major version starts without a vote, and no other rules have ever held there: nothing to judge anew.
+        """
         with self._database.read() as connection:
             settled = notes.read(connection, SETTLED)
         if settled == str(version.id):
             return
-        _start(self._database, version.major, 0)
-        after: int | None = 0
+        _start(self._database, version.major)  # subjects that were added meanwhile
+        after: int | None = 0 if version.minor else None
         while after is not None:
             after = self._database.write(partial(_reconsider, parsed={}, major=version.major, after=after, now=now))
         self._database.write(lambda connection: notes.write(connection, SETTLED, str(version.id)))
@@ -167,26 +169,27 @@ def _activate(
     if newest != expected:
         raise GreenpeaError("somebody else has just published a workflow: look at theirs, then publish again")
     connection.execute(update(versions).values(active=False))
-    connection.execute(
-        insert(versions).values(
-            major=major, minor=minor, content=workflow.to_json(), created_at=now, author=author, active=True
-        )
+    made = insert(versions).values(
+        major=major, minor=minor, content=workflow.to_json(), created_at=now, author=author, active=True
     )
+    id = connection.execute(made.returning(versions.c.id)).scalar_one()
+    settled = minor and notes.read(connection, SETTLED) == str(expected)
+    if expected is not None and settled and workflow_of(connection, {}, expected).retirement == workflow.retirement:
+        notes.write(connection, SETTLED, str(id))  # other texts, the same rules: every counter is right already
 
 
-def _start(database: Database, major: int, after: int) -> int:
-    """Write counters at nothing for the subjects with an id above ``after``, in blocks; return the last id."""
-    following: int | None = after
-    while following is not None:
-        after = following
-        following = database.write(partial(_start_some, major=major, after=after))
-    return after
+def _start(database: Database, major: int) -> None:
+    """Write counters at nothing for the subjects that have none, in blocks."""
+    after: int | None = 0
+    while after is not None:
+        after = database.write(partial(_start_some, major=major, after=after))
 
 
 def _start_some(connection: Connection, major: int, after: int) -> int | None:
+    begun = select(progress.c.subject).where((progress.c.major == major) & (progress.c.subject == subjects.c.id))
     rows = connection.execute(
         select(subjects.c.id, subjects.c.pool, subjects.c.place)
-        .where(subjects.c.id > after)
+        .where((subjects.c.id > after) & ~begun.exists())
         .order_by(subjects.c.id)
         .limit(CHUNK)
     ).all()
