@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ class Process:
         raise TimeoutError((self.folder / "log").read_text())
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
@@ -61,7 +63,8 @@ def press(page: Any, keys: tuple[str, ...]) -> None:
 
 
 def wait_for_question(page: Any, slug: str = "smooth-or-featured") -> None:
-    page.locator(f'.question[data-question="{slug}"]').wait_for(state="visible")
+    """Wait until a subject is seen and asked about: what is pressed before that is not taken."""
+    page.locator(f'.questions:not(.unseen) .question[data-question="{slug}"]').wait_for(state="visible")
 
 
 def sign_up(page: Any, url: str) -> None:
@@ -75,11 +78,17 @@ def sign_up(page: Any, url: str) -> None:
     wait_for_question(page)
 
 
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Process]:
+    process = Process(make_campaign(tmp_path / "sky", subjects=14))
+    process.start()
+    yield process
+    process.kill()
+
+
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_volunteer_signs_up_and_classifies_ten_while_the_server_is_killed(tmp_path: Path, width: int) -> None:
+def test_a_volunteer_signs_up_and_classifies_ten_while_the_server_is_killed(served: Process, width: int) -> None:
     """By keyboard only, with a changed branch; nothing is lost and nothing counted twice."""
-    served = Process(make_campaign(tmp_path / "sky", subjects=14))
-    served.start()
     with playwright.sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": width, "height": 844})
