@@ -65,6 +65,34 @@ class Site(_Section):
         return self
 
 
+class Loop(_Section):
+    """How people and network teach each other, round by round."""
+
+    encoder: str = Field(
+        "shipped",
+        description="'shipped' (small, learned on simulated galaxies), 'self' (learns from this campaign's images "
+        "without votes), or the folder of a checkpoint or campaign",
+    )
+    folds: int = Field(5, ge=2, description="parts by which heads are cross-fitted: no head has seen what it judges")
+    votes: int = Field(5, ge=1, description="rank by what so many more volunteers would teach")
+    questions: tuple[str, ...] = Field((), description="learn about these questions above all; empty: the whole tree")
+    coldness: float = Field(1.0, gt=0, description="0+: nearly at random; large: strictly the highest score first")
+    ranked: int = Field(100_000, ge=1, description="subjects ranked in a round")
+    scored: int = Field(1_000_000, ge=1, description="of a larger pool, a rotating part of this size is scored a round")
+    margin: float = Field(
+        0.01, gt=0, description="new heads take over unless they may lose more, in nats per vote of the audit set"
+    )
+    audit_votes: int = Field(500, ge=1, description="votes on the audit set before it can judge")
+    fewest_draws: float = Field(10, ge=1, description="where votes leave fewer effective draws, more are drawn")
+    reserve: int = Field(90, ge=0, description="draws kept for that, beside learning.draws")
+    compared: int = Field(
+        200_000, ge=0, description="up to so many classifications, streams are compared and a control head is fitted"
+    )
+    classifications: int = Field(200, ge=1, description="'greenpea loop': a round after so many new classifications")
+    minutes: float = Field(10, gt=0, description="'greenpea loop': or after so many minutes, if there is any new one")
+    kept: int = Field(5, ge=1, description="rounds whose ranks the store keeps, to roll back at once")
+
+
 class Settings(_Section):
     """Everything a person may choose about a campaign."""
 
@@ -73,6 +101,7 @@ class Settings(_Section):
     learning: Learning = Learning()
     catalogue: Catalogue = Catalogue()
     site: Site = Site()
+    loop: Loop = Loop()
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Settings:

@@ -18,6 +18,7 @@ from greenpea.store.finds import Finds
 from greenpea.store.people import People
 from greenpea.store.queue import Queue, QueueOptions
 from greenpea.store.rounds import Rounds
+from greenpea.store.standing import Standing, Standings
 from greenpea.store.statistics import Statistics
 from greenpea.store.subjects import Subjects
 from greenpea.store.values import (
@@ -52,6 +53,7 @@ __all__ = [
     "Role",
     "Round",
     "SentClassification",
+    "Standing",
     "Store",
     "Stored",
     "Stream",
@@ -74,6 +76,7 @@ class Store:
         self.people = People(database, self.workflows)
         self.finds = Finds(database)
         self.rounds = Rounds(database, self.workflows)
+        self.standings = Standings(database, self.workflows)
         self.statistics = Statistics(database, self.workflows)
         self.secret = self._secret()
 

@@ -67,6 +67,28 @@ class Rounds:
         """Let a complete round rank the queue, from one moment to the next. An earlier one: a rollback."""
         self._database.write(lambda connection: _activate(connection, round, now))
 
+    def prune(self, keep: int) -> int:
+        """Forget the ranks of all but the newest ``keep`` rounds and the active one, in small writes; return how many.
+
+        The rounds stay: what was handed out by them names them.
+        """
+        kept = [one.id for number, one in enumerate(self.all()) if number < keep or one.active]
+        old = select(ranks.c.subject, ranks.c.round).where(ranks.c.round.not_in(kept)).limit(BLOCK)
+
+        def forget(connection: Connection) -> int:
+            rows = connection.execute(old).all()
+            for round in {row.round for row in rows}:
+                some = [row.subject for row in rows if row.round == round]
+                connection.execute(delete(ranks).where(ranks.c.round == round, ranks.c.subject.in_(some)))
+            for round in connection.execute(select(rounds.c.id).where(rounds.c.id.not_in(kept), rounds.c.complete)):
+                connection.execute(update(rounds).where(rounds.c.id == round.id).values(complete=False))
+            return len(rows)
+
+        forgotten = 0
+        while some := int(self._database.write(forget)):
+            forgotten += some
+        return forgotten
+
     def active(self) -> int | None:
         """Return the round that ranks the queue, or None."""
         with self._database.read() as connection:

@@ -12,6 +12,7 @@ const AHEAD = 3; // subjects ready behind the one shown
 const RECENT = 60_000; // ms within which feedback is still of interest
 const ENOUGH_TO_KEEP = 10; // classifications after which an account is offered
 const GUARD = 350; // ms in which a key meant for the page before does not close what has just opened
+const KEEPER_WAIT = 700; // ms in which a page that was left lets go of what was under way
 
 const config = JSON.parse(document.getElementById("config").textContent);
 const { tree, base } = config;
@@ -325,14 +326,18 @@ function ours({ who }) {
   return who === config.who || (who === null && config.anonymous);
 }
 
-/** One tab keeps what is under way: a second one must not go on with the same subject. */
+/**
+ * One tab keeps what is under way: a second one must not go on with the same subject. A page that was left or loaded
+ * anew a moment ago may still hold the lock, so it is waited for.
+ */
 function becomeKeeper() {
   if (!navigator.locks) return Promise.resolve(true);
   return new Promise((resolve) => {
-    navigator.locks.request(`${name}:draft`, { ifAvailable: true }, (lock) => {
-      resolve(lock !== null);
+    const held = (lock) => {
+      resolve(true);
       return lock && new Promise(() => {}); // held for as long as the page lives
-    });
+    };
+    navigator.locks.request(`${name}:draft`, { signal: AbortSignal.timeout(KEEPER_WAIT) }, held).catch(() => resolve(false));
   });
 }
 

@@ -1,0 +1,133 @@
+"""What rounds leave behind: a folder each, read without torch by the site, the command line and the next round.
+
+::
+
+    DIR/rounds/0001/round.json      everything but the arrays: settings, seed, hashes, verdict, scores
+                    votes.parquet   the votes it learned from, audit subjects apart
+                    heads/          the cross-fitted heads (`greenpea.heads`)
+                    scores.parquet  subject_id, rank, score, probability, effective_draws; best first
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from greenpea.errors import GreenpeaError
+from greenpea.files import replacing
+
+ROUNDS, FACTS, VOTES, HEADS, SCORES = "rounds", "round.json", "votes.parquet", "heads", "scores.parquet"
+STAGES = ("collected", "fitted", "gated", "scored", "published", "retired", "finished")
+Outcome = Literal["promoted", "ungated", "kept", "failed", "idle"]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Whether new heads take over, judged on the audit set's votes.
+
+    ``gain`` is the mean gain in nats per vote over the incumbent and ``low`` its one-sided 5 % bound; both None
+    where there was nothing to compare with. "kept": the incumbent stays. "failed": the fit gave no heads.
+    "idle": there was nothing new to learn from.
+    """
+
+    outcome: Outcome
+    why: str
+    audit_votes: int = 0
+    audit_subjects: int = 0
+    gain: float | None = None
+    low: float | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """How the heads predict the audit set's votes. ``question`` is None for all of them together."""
+
+    question: str | None
+    votes: int
+    excess: float  # nats per vote above each subject's own fractions
+    constant_excess: float  # of the predictor that sees no image
+    coverage: Mapping[str, float]  # "0.5", "0.8", "0.9", "0.95": share in the joint highest-density set
+    random_excess: float | None = None  # of heads fitted on the votes of the random stream alone
+
+
+@dataclass(frozen=True)
+class Record:
+    """One round. Values are as they stood when it ended; ``stages`` says when each step was done."""
+
+    number: int
+    seed: int
+    begun_at: datetime
+    stages: Mapping[str, datetime]
+    settings: Mapping[str, Any]
+    workflow: str  # its version, such as "1.0"
+    encoder: str = ""  # its fingerprint
+    model: str = ""  # the fingerprint of the heads that ranked
+    data: str = ""  # SHA-256 of the votes learned from
+    classifications: int = 0  # counted, at the active version
+    answers: int = 0  # votes the heads learned from, all questions together
+    random_answers: int = 0  # of them, cast on subjects chosen at random
+    subjects: int = 0  # with votes, audit subjects not
+    gate: Gate | None = None
+    scores: tuple[Score, ...] = ()
+    scored: str = ""  # which part of the pool, in words
+    ranked: int = 0
+    saturated: float = 0.0  # share of scored subjects whose information exceeds 90 % of ln T
+    store_round: int | None = None  # the number under which the store keeps the ranks
+    retired: Mapping[str, int] = field(default_factory=dict)  # by this round: reason → subjects
+    saved: int = 0  # classifications that retired subjects did not need, so far, of their full limit
+    spent: int = 0  # classifications that the same subjects had
+    streams: Mapping[str, Any] = field(default_factory=dict)  # do people answer alike in each? (`rounds.streams`)
+    folder: Path = Path()
+
+    @property
+    def finished(self) -> bool:
+        return "finished" in self.stages
+
+    @property
+    def overall(self) -> Score | None:
+        """The score over all questions together."""
+        return next((score for score in self.scores if score.question is None), None)
+
+    def save(self) -> None:
+        """Write `FACTS`, whole or not at all."""
+        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "folder"}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self.folder / FACTS) as temporary:
+            temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False, default=_plain) + "\n", "utf-8")
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else dataclasses.asdict(value)
+
+
+def load(folder: Path) -> Record:
+    """Read one round. Raises GreenpeaError naming the file where it is damaged."""
+    path = folder / FACTS
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["begun_at"] = datetime.fromisoformat(values["begun_at"])
+        values["stages"] = {name: datetime.fromisoformat(at) for name, at in values["stages"].items()}
+        values["gate"] = Gate(**values["gate"]) if values["gate"] else None
+        values["scores"] = tuple(Score(**score) for score in values["scores"])
+        return Record(**values, folder=folder)
+    except FileNotFoundError as error:
+        raise GreenpeaError(f"{folder} is not a round: it has no {FACTS}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GreenpeaError(f"{path} is damaged ({error}): move the folder away, and run the round again") from error
+
+
+def every(folder: Path) -> list[Record]:
+    """Return a campaign's rounds, oldest first, the unfinished one included."""
+    found = (folder / ROUNDS).glob(f"[0-9]*/{FACTS}")
+    return sorted((load(path.parent) for path in found), key=lambda record: record.number)
+
+
+def newest_with_heads(records: list[Record]) -> Record | None:
+    """Return the newest finished round whose heads were promoted, or None."""
+    promoted = [one for one in records if one.finished and one.gate and one.gate.outcome in ("promoted", "ungated")]
+    return promoted[-1] if promoted else None
