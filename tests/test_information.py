@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import entr
 
 from greenpea import information
 from greenpea.errors import GreenpeaError
@@ -23,6 +26,16 @@ from hands import galaxy_tree, posterior, random_posterior
 
 FRACTIONS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 BINOMIAL = {1: 0.180139, 5: 0.556709, 40: 1.323233}
+
+
+def _weighted(some: Posterior, seed: int, sharpness: float = 0.5) -> Posterior:
+    """The same posterior, each subject's draws with weights of their own."""
+    weights = np.random.default_rng(seed).dirichlet(np.full(some.draws, sharpness), len(some)).T
+    return replace(some, weights=weights)
+
+
+def _entropy(some: Posterior) -> np.ndarray:
+    return entr(some.weights).sum(axis=0)
 
 
 def _five_fractions() -> Posterior:
@@ -81,15 +94,73 @@ def test_information_is_bounded_and_grows_with_votes(seed: int, answers: int, dr
     assert (of_answers(some, "q", 4).max(axis=1) <= values[2] + 1e-9).all()
 
 
+@given(seed=st.integers(0, 10_000), draws=st.integers(1, 8), sharpness=st.sampled_from([0.01, 0.5, 50]))
+def test_weighted_information_is_bounded_by_the_entropy_of_the_weights(seed: int, draws: int, sharpness: float) -> None:
+    some = posterior(np.exp(np.random.default_rng(seed).normal(0, 2, (draws, 4, 3))))
+    some = _weighted(some, seed, sharpness)
+    estimate = of_tree(some, 3, np.random.default_rng(seed))
+    for values in (of_question(some, "q", 3), estimate.value, of_answers(some, "q", 3).max(axis=1)):
+        assert (values >= 0).all()
+        assert (values <= _entropy(some) + 1e-9).all()
+
+
+def test_equal_weights_are_no_weights() -> None:
+    some = posterior(np.exp(np.random.default_rng(0).normal(0, 1, (6, 5, 3))))
+    equal = replace(some, weights=np.full((6, 5), 1 / 6))
+    np.testing.assert_allclose(of_question(equal, "q", 4), of_question(some, "q", 4), atol=1e-12)
+    np.testing.assert_allclose(of_answers(equal, "q", 4), of_answers(some, "q", 4), atol=1e-12)
+    one, other = (of_tree(each, 4, np.random.default_rng(1)).value for each in (equal, some))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_draw_of_no_weight_might_as_well_not_be_there() -> None:
+    alpha = np.exp(np.random.default_rng(0).normal(0, 1, (4, 5, 3)))
+    weights = np.array([0.5, 0.2, 0.3, 0.0])[:, None].repeat(5, axis=1)
+    with_it = replace(posterior(alpha), weights=weights)
+    without = replace(posterior(alpha[:3]), weights=weights[:3])
+    np.testing.assert_allclose(of_question(with_it, "q", 3), of_question(without, "q", 3), atol=1e-12)
+    one, other = (of_tree(each, 3, np.random.default_rng(1), simulations=40).value for each in (with_it, without))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("family", ["dirichlet-multinomial", "multinomial"])
 @pytest.mark.parametrize("votes", [1, 5])
-def test_the_tree_estimate_is_unbiased_on_one_question(family: str, votes: int) -> None:
+def test_the_tree_estimate_is_unbiased_on_one_question(family: str, votes: int, weighted: bool) -> None:
     alpha = np.exp(np.random.default_rng(1).normal(0, 1, (6, 5, 3)))
     values = alpha if family == "dirichlet-multinomial" else alpha / alpha.sum(-1, keepdims=True)
     some = posterior(values, family)
+    if weighted:
+        some = _weighted(some, 7)
     estimate = of_tree(some, votes, np.random.default_rng(2), simulations=6000)
     assert (np.abs(estimate.value - of_question(some, "q", votes)) < 5 * estimate.error + 1e-6).all()
     assert (estimate.error < 0.01).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("family", ["beta-binomial", "binomial"])
+def test_the_tree_estimate_is_unbiased_on_a_multiple_question(family: str, weighted: bool) -> None:
+    rng = np.random.default_rng(3)
+    some = posterior(rng.random((6, 5, 2)) if family == "binomial" else np.exp(rng.normal(0, 1, (6, 5, 2, 2))), family)
+    if weighted:
+        some = _weighted(some, 7)
+    pmf = some.pmf("q", 4)
+    both = np.einsum("tsi,tsj->tsij", pmf[:, :, 0], pmf[:, :, 1]).reshape(6, 5, -1)
+    estimate = of_tree(some, 4, np.random.default_rng(2), simulations=6000)
+    exact = mutual_information(np.log(both), some.log_weights)
+    assert (np.abs(estimate.value - exact) < 5 * estimate.error + 1e-5).all()
+
+
+@pytest.mark.parametrize("simulations", [1, 4, 7])
+def test_any_number_of_simulations_is_unbiased(simulations: int) -> None:
+    """Over a thousand copies of one subject, some of whose draws are never simulated under."""
+    alpha = np.exp(np.random.default_rng(1).normal(0, 1, (6, 1, 3)))
+    weights = np.random.default_rng(2).dirichlet(np.ones(6))[:, None]
+    copies = replace(posterior(alpha.repeat(5000, axis=1)), weights=weights.repeat(5000, axis=1))
+    exact = of_question(copies.select([0]), "q", 4)[0]
+    value = of_tree(copies, 4, np.random.default_rng(3), simulations=simulations).value
+    # Clipping at the entropy takes a little off single simulations.
+    assert value.mean() == pytest.approx(exact, abs=4 * value.std() / np.sqrt(5000) + (0.01 if simulations < 6 else 0))
 
 
 def _exact_small_tree(some: Posterior) -> np.ndarray:
@@ -106,11 +177,14 @@ def _exact_small_tree(some: Posterior) -> np.ndarray:
             middle = start if bar is None else start + np.log(f["bar"][..., bar])
             for merging in range(2):
                 log_routes += [middle + np.log(f["merging"][..., merging]) + features for features in rare]
-    return mutual_information(np.stack(log_routes, axis=-1))
+    return mutual_information(np.stack(log_routes, axis=-1), some.log_weights)
 
 
-def test_the_tree_estimate_agrees_with_enumerated_walks() -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_tree_estimate_agrees_with_enumerated_walks(weighted: bool) -> None:
     some = random_posterior(galaxy_tree(), draws=5, subjects=4, rng=np.random.default_rng(3), spread=1.0)
+    if weighted:
+        some = _weighted(some, 8)
     estimate = of_tree(some, 1, np.random.default_rng(4), simulations=8000)
     assert (np.abs(estimate.value - _exact_small_tree(some)) < 5 * estimate.error).all()
 
@@ -143,3 +217,57 @@ def test_subjects_are_judged_alike_in_any_company(monkeypatch: pytest.MonkeyPatc
     whole = of_question(some, "q", 3)
     monkeypatch.setattr(information, "CHUNK", 1)
     np.testing.assert_allclose(of_question(some, "q", 3), whole, atol=1e-14)
+
+
+def test_the_tree_estimate_is_alike_in_any_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = random_posterior(galaxy_tree(), draws=5, subjects=60, rng=np.random.default_rng(3), spread=1.0)
+    whole = of_tree(some, 4, np.random.default_rng(1))
+    rng = np.random.default_rng(1)
+    parts = [of_tree(some.select(rows), 4, rng).value for rows in np.array_split(np.arange(60), 7)]
+    np.testing.assert_allclose(np.concatenate(parts), whole.value, atol=1e-5)
+    monkeypatch.setattr(information, "CHUNK", 7)
+    monkeypatch.setattr(information, "TILE", 1)
+    again = of_tree(some, 4, np.random.default_rng(1))
+    np.testing.assert_allclose(again.value, whole.value, atol=1e-5)
+    np.testing.assert_allclose(again.error, whole.error, atol=1e-5)
+
+
+def test_walks_follow_the_tree() -> None:
+    some = random_posterior(galaxy_tree(), draws=4, subjects=3000, rng=np.random.default_rng(3))
+    counts, reached = information.simulate_tree(some, 20, np.random.default_rng(0))
+    assert (reached["smooth"] == 20).all()
+    assert (reached["bar"] == counts["smooth"][..., 1]).all()
+    assert (reached["merging"] == reached["bar"] + counts["smooth"][..., 0]).all()
+    assert (reached["rare"] == reached["merging"]).all()
+    for slug in ("smooth", "bar", "merging"):
+        assert (counts[slug].sum(axis=-1) == reached[slug]).all()
+    assert (counts["rare"] <= reached["rare"][..., None]).all()
+
+
+@pytest.mark.parametrize("family", ["dirichlet-multinomial", "beta-binomial", "multinomial", "binomial"])
+def test_walks_have_the_counts_of_their_family(family: str) -> None:
+    """Against the closed form of every answer's own counts."""
+    shape = {"beta-binomial": (3, 2), "binomial": (3,)}.get(family, (3,))
+    values = np.random.default_rng(1).gamma(1.0, size=(2, 1, *shape)) + 0.1
+    if family in ("multinomial", "binomial"):
+        values = values / values.sum(axis=-1, keepdims=True)
+    some = posterior(values.repeat(20_000, axis=1), family)
+    counts, _ = information.simulate_tree(some, 6, np.random.default_rng(0))
+    seen = (counts["q"][..., None] == np.arange(7)).mean(axis=1)
+    np.testing.assert_allclose(seen, some.pmf("q", 6)[:, 0], atol=0.015)
+
+
+def test_a_question_that_nobody_reaches_and_no_vote_teach_nothing() -> None:
+    some = random_posterior(galaxy_tree(), draws=5, subjects=4, rng=np.random.default_rng(3), spread=1.0)
+    nobody = some.map(lambda slug, values: np.array([1e9, 1e-9, 1e-9]) + 0 * values if slug == "smooth" else values)
+    np.testing.assert_allclose(of_tree(nobody, 5, np.random.default_rng(0), questions=["bar"]).value, 0, atol=1e-6)
+    np.testing.assert_array_equal(of_tree(some, 0, np.random.default_rng(0)).value, 0)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_extreme_concentrations_stay_near_the_exact_value(scale: float) -> None:
+    """Divided opinion and near-multinomial certainty, in float32."""
+    alpha = scale * np.exp(np.random.default_rng(1).normal(0, 0.3, (6, 5, 3)))
+    some = posterior(alpha)
+    estimate = of_tree(some, 40, np.random.default_rng(2), simulations=3000)
+    assert (np.abs(estimate.value - of_question(some, "q", 40)) < 5 * estimate.error + 1e-4).all()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from greenpea.calibration import highest_density_ranks, randomised_pit
 from greenpea.errors import GreenpeaError
 from greenpea.information import simulate_tree
 from greenpea.posterior import Posterior, log_pmf
@@ -137,6 +139,93 @@ def test_reach_is_per_draw_and_agrees_with_simulated_volunteers() -> None:
     for slug, share in some.reach().items():
         np.testing.assert_allclose(total[slug] / 4000, share, atol=0.035)
     assert some.expected_votes(40)["merging"] == pytest.approx(40 * some.reach()["merging"].mean(axis=0))
+
+
+# ---- weights of the draws ------------------------------------------------------------------------------
+
+FAMILY_SHAPES = {"dirichlet-multinomial": (), "multinomial": (), "beta-binomial": (2,), "binomial": ()}
+
+
+def _weighted_and_repeated(family: str) -> tuple[Posterior, Posterior]:
+    """Draws with weights 1/6, 2/6, 3/6 (other ones for the second subject), and the same as repeated draws."""
+    rng = np.random.default_rng(11)
+    values = rng.gamma(2.0, 3.0, (3, 2, 2, *FAMILY_SHAPES[family]))
+    if family in ("multinomial", "binomial"):
+        values = values / (values.sum(axis=-1, keepdims=True) * (1.0 if family == "multinomial" else 1.2))
+    times = np.array([[1, 2, 3], [4, 0, 2]])
+    repeated = np.stack([np.repeat(values[:, s], times[s], axis=0) for s in range(2)], axis=1)
+    return replace(posterior(values, family), weights=times.T / 6), posterior(repeated, family)
+
+
+@pytest.mark.parametrize("family", list(FAMILY_SHAPES))
+def test_a_weighted_draw_is_that_draw_repeated(family: str) -> None:
+    weighted, repeated = _weighted_and_repeated(family)
+    k, n = np.array([[3, 4], [1, 0]]), np.array([7, 1])
+    votes = Votes(weighted.tree, weighted.subject_ids, {"q": k}, {"q": n})
+    np.testing.assert_allclose(weighted.mean("q"), repeated.mean("q"))
+    for mine, theirs in zip(weighted.variance("q"), repeated.variance("q"), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-15)
+    levels = [0.04, 0.3, 0.6, 0.95]  # not where point draws jump
+    np.testing.assert_allclose(weighted.quantile("q", levels), repeated.quantile("q", levels), atol=2e-5)
+    np.testing.assert_allclose(weighted.log_pmf("q", votes), repeated.log_pmf("q", votes))
+    np.testing.assert_allclose(weighted.average(weighted.pmf("q", 5)), repeated.pmf("q", 5).mean(axis=0))
+    np.testing.assert_allclose(weighted.expected_votes(40)["q"], repeated.expected_votes(40)["q"])
+    np.testing.assert_allclose(weighted.effective_draws, [36 / 14, 36 / 20])
+    np.testing.assert_allclose(repeated.effective_draws, [6, 6])
+
+
+def test_samples_come_from_the_draws_by_their_weights() -> None:
+    weighted, _ = _weighted_and_repeated("dirichlet-multinomial")
+    assert weighted.weights is not None
+    rng = np.random.default_rng(12)
+    picks = weighted.pick(30_000, rng)
+    for subject in range(2):
+        share = np.bincount(picks[:, subject], minlength=3) / 30_000
+        np.testing.assert_allclose(share, weighted.weights[:, subject], atol=0.01)
+    assert not (picks[:, 1] == 1).any()  # a weight of 0 is never picked
+    counts = weighted.sample("q", np.array([6, 6]), 40_000, rng)
+    pmf = weighted.average(weighted.pmf("q", 6))
+    for subject in range(2):
+        observed = np.bincount(counts[:, subject, 0], minlength=7) / 40_000
+        np.testing.assert_allclose(observed, pmf[subject, 0], atol=0.01)
+    fractions = weighted.sample_fractions("q", 40_000, rng)
+    np.testing.assert_allclose(fractions.mean(axis=0), weighted.mean("q"), atol=0.01)
+    np.testing.assert_allclose(fractions.var(axis=0), weighted.variance("q").total, rtol=0.05)
+
+
+def test_selecting_and_joining_keep_the_weights() -> None:
+    weighted, _ = _weighted_and_repeated("multinomial")
+    again = Posterior.concatenate([weighted.select([0]), weighted.select([1])])
+    np.testing.assert_array_equal(again.weights, weighted.weights)
+    plain = replace(weighted.select([1]), weights=None)
+    joined = Posterior.concatenate([weighted.select([0]), plain])
+    assert joined.weights is not None
+    np.testing.assert_allclose(joined.weights[:, 1], 1 / 3)
+    np.testing.assert_array_equal(weighted.map(lambda _, values: values).weights, weighted.weights)
+
+
+def test_weights_that_are_no_shares_are_refused() -> None:
+    some = posterior(np.ones((2, 1, 2)))
+    for weights, words in (
+        (np.ones((1, 2)) / 2, r"shape \(1, 2\), expected \(2, 1\)"),
+        (np.array([[0.6], [0.6]]), "sum to 1"),
+        (np.array([[-0.5], [1.5]]), "at least 0"),
+        (np.array([[np.nan], [1.0]]), "at least 0"),
+    ):
+        with pytest.raises(GreenpeaError, match=words):
+            replace(some, weights=weights)
+
+
+def test_calibration_judges_the_weighted_mixture() -> None:
+    """Counts drawn from the weighted mixture are uniform under it, and not under the draws weighted alike."""
+    rng = np.random.default_rng(13)
+    alpha = np.broadcast_to(np.array([[[40.0, 10.0]], [[2.0, 8.0]]]), (2, 800, 2))
+    some = replace(posterior(alpha), weights=np.repeat([[0.9], [0.1]], 800, axis=1))
+    n = np.full(800, 20)
+    votes = Votes(some.tree, some.subject_ids, {"q": some.sample("q", n, 1, rng)[0]}, {"q": n})
+    for judge in (highest_density_ranks, lambda *given: randomised_pit(*given)[:, 0]):
+        assert stats.kstest(judge(some, "q", votes, rng), "uniform").pvalue > 0.001
+        assert stats.kstest(judge(replace(some, weights=None), "q", votes, rng), "uniform").pvalue < 1e-6
 
 
 def test_select_and_concatenate_are_inverse() -> None:

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
 from greenpea.classifications import Tally
 from greenpea.errors import GreenpeaError
-from greenpea.retirement import Consensus, Count, Early, Never, Rules, check, confident, decide, limit
+from greenpea.posterior import Posterior
+from greenpea.retirement import (
+    Confident,
+    Consensus,
+    Count,
+    Early,
+    Never,
+    PosteriorRule,
+    Rules,
+    Settled,
+    by_posterior,
+    check,
+    decide,
+    gain_of,
+    limit,
+)
 from greenpea.votes import Votes
 from hands import galaxy_tree, one_question, opposite_draws, posterior
 
@@ -127,27 +146,36 @@ def test_limit_is_the_counts() -> None:
 
 # ---- by the posterior ----------------------------------------------------------------------------------
 
+LIMIT = Count(classifications=40)
+
+
+def _reasons(rule: PosteriorRule, known: Posterior, classifications: int = 20, seed: int = 0) -> list[str | None]:
+    votes = Votes.empty(known.tree, list(known.subject_ids))
+    counts = np.full(len(known), classifications)
+    return by_posterior([rule, LIMIT], known, votes, counts, np.random.default_rng(seed))
+
+
+def _confident(below: float) -> Confident:
+    return Confident(rule="confident", question="q", below=below)
+
 
 def test_confident_retires_below_the_standard_deviation_of_a_beta() -> None:
     """Dirichlet(a, b): the variance of either fraction is ab / ((a + b)² (a + b + 1))."""
     pairs = [(1.0, 1.0), (10.0, 30.0), (100.0, 300.0)]
     known = posterior(np.array(pairs)[None])
     deviations = [np.sqrt(a * b / ((a + b) ** 2 * (a + b + 1))) for a, b in pairs]
-    votes = Votes.empty(known.tree, list(known.subject_ids))
     for border, row in zip(deviations, range(3), strict=True):
-        above, below = confident("q", border * 1.0001), confident("q", border * 0.9999)
-        assert above(known, votes) == [None] * row + ["confident on q"] * (3 - row)
-        assert below(known, votes) == [None] * (row + 1) + ["confident on q"] * (2 - row)
+        assert _reasons(_confident(border * 1.0001), known) == [None] * row + ["confident on q"] * (3 - row)
+        assert _reasons(_confident(border * 0.9999), known) == [None] * (row + 1) + ["confident on q"] * (2 - row)
 
 
 def test_draws_that_disagree_are_doubt() -> None:
     known = opposite_draws()  # each draw but one is sure to 0.02, and they contradict each other: 0.40 in all
     means = np.array([0.95, 0.05, 0.95, 0.05, 0.5])
     within = np.mean([m * (1 - m) / 101 for m in means])
-    deviation = np.sqrt(within + means.var())
-    votes = Votes.empty(known.tree, list(known.subject_ids))
-    assert confident("q", float(deviation) * 0.999)(known, votes) == [None]
-    assert confident("q", float(deviation) * 1.001)(known, votes) == ["confident on q"]
+    deviation = float(np.sqrt(within + means.var()))
+    assert _reasons(_confident(deviation * 0.999), known) == [None]
+    assert _reasons(_confident(deviation * 1.001), known) == ["confident on q"]
 
 
 def test_every_answer_must_be_known() -> None:
@@ -156,6 +184,160 @@ def test_every_answer_must_be_known() -> None:
     known = posterior(alpha)
     total = alpha.sum()
     deviations = np.sqrt(alpha[0, 0] / total * (1 - alpha[0, 0] / total) / (total + 1))
-    votes = Votes.empty(known.tree, ["s0"])
-    assert confident("q", float(deviations.min()) * 1.01)(known, votes) == [None]
-    assert confident("q", float(deviations.max()) * 1.01)(known, votes) == ["confident on q"]
+    assert _reasons(_confident(float(deviations.min()) * 1.01), known) == [None]
+    assert _reasons(_confident(float(deviations.max()) * 1.01), known) == ["confident on q"]
+
+
+def test_without_a_question_those_that_half_of_the_volunteers_reach_are_looked_at() -> None:
+    """Bar is reached by the 40 % who say "no" (then by 60 %), and is hardly known."""
+    tree = galaxy_tree()
+    sure = {
+        "smooth": np.array([[[5e5, 4e5, 1e5], [3e5, 6e5, 1e5]]]),
+        "bar": np.ones((1, 2, 2)),
+        "merging": np.full((1, 2, 2), 5e5),
+        "rare": np.full((1, 2, 2, 2), 5e5),
+    }
+    families = dict.fromkeys(sure, "dirichlet-multinomial") | {"rare": "beta-binomial"}
+    known = Posterior(tree, np.array(["a", "b"], object), families, sure)
+    assert _reasons(Confident(rule="confident"), known) == ["confident", None]
+    assert _reasons(Confident(rule="confident", question="bar"), known) == [None, None]
+    assert _reasons(Confident(rule="confident", question="smooth"), known) == ["confident on smooth"] * 2
+    assert _reasons(Settled(rule="settled"), known) == ["settled", None]
+
+
+def _exact_gain(known: Posterior, votes: int) -> float:
+    """The gain of more votes on two answers, by enumeration of what they may be."""
+    a, b = known.parameters["q"][:, 0, 0], known.parameters["q"][:, 0, 1]
+    k = np.arange(votes + 1)[:, None]
+    joint = stats.betabinom.pmf(k, votes, a, b) * np.exp(known.log_weights[:, 0])
+    chance = joint.sum(axis=1)  # p(k)
+    first = (joint / chance[:, None] * stats.beta.sf(0.5, a + k, b + votes - k)).sum(axis=1)  # P(a0 leads | k)
+    return float(chance @ np.maximum(first, 1 - first) - max(chance @ first, 1 - chance @ first))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "weights", "votes"),
+    [
+        ([(3, 1)], None, 37),
+        ([(6, 3)], None, 30),
+        ([(9, 2)], None, 30),
+        ([(20, 20)], None, 20),
+        ([(12, 5), (8, 4), (5, 20)], (0.6, 0.3, 0.1), 30),
+        ([(12, 5), (8, 4), (5, 20)], (0.6, 0.3, 0.1), 3),
+    ],
+)
+def test_the_gain_is_that_of_enumeration(
+    pairs: list[tuple[float, float]], weights: tuple[float, ...] | None, votes: int
+) -> None:
+    known = posterior(np.array(pairs, float)[:, None])
+    if weights is not None:
+        known = replace(known, weights=np.array(weights)[:, None])
+    gain = gain_of(known.select(np.zeros(60, int)), "q", np.full(60, votes), np.random.default_rng(1))
+    exact = _exact_gain(known, votes)
+    # Where neither answer leads, the larger of two noisy chances is a little above a half: less is left to gain.
+    assert gain.mean() == pytest.approx(exact, rel=0.15, abs=3 * gain.std() / np.sqrt(60))
+    assert gain.std() < 1.6 * np.sqrt(exact / 256)
+
+
+def test_the_gain_of_three_answers_is_that_of_nested_simulation() -> None:
+    """Future votes one by one, and after each the chance to lead from its own Dirichlet."""
+    alpha, votes, rng = np.array([8.0, 5.0, 2.0]), 25, np.random.default_rng(2)
+    futures = alpha + rng.multinomial(votes, rng.dirichlet(alpha, 8000))
+    gammas = rng.standard_gamma(futures, (400, 8000, 3))
+    after = (gammas.argmax(axis=-1)[..., None] == np.arange(3)).mean(axis=0)
+    expected = after.max(axis=-1).mean() - after.mean(axis=0).max()
+    known = posterior(np.tile(alpha, (1, 60, 1)))
+    gain = gain_of(known, "q", np.full(60, votes), np.random.default_rng(3))
+    assert gain.mean() == pytest.approx(expected, abs=0.01)
+
+
+@given(
+    alpha=st.lists(st.floats(0.05, 300), min_size=2, max_size=5),
+    votes=st.integers(0, 60),
+    family=st.sampled_from(["dirichlet-multinomial", "multinomial", "beta-binomial", "binomial"]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60)
+def test_more_votes_never_do_harm(alpha: list[float], votes: int, family: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.array(alpha) * rng.gamma(3.0, 1.0, (4, 2, len(alpha)))
+    if family == "multinomial":
+        values /= values.sum(axis=-1, keepdims=True)
+    elif family == "beta-binomial":
+        values = np.stack([values, values[..., ::-1]], axis=-1)
+    elif family == "binomial":
+        values /= 1 + values
+    gain = gain_of(posterior(values, family), "q", np.array([votes, 0]), rng, samples=64)
+    assert (gain >= -1e-9).all()
+    assert (gain <= 1 - 1 / len(alpha) if "multinomial" in family else gain <= 0.5 + 1e-9).all()
+    assert gain[1] == 0
+
+
+def _settled(pairs: list[tuple[float, float]], classifications: int) -> list[str | None]:
+    return _reasons(Settled(rule="settled", question="q"), posterior(np.array(pairs, float)[None]), classifications)
+
+
+def test_settled_where_the_answer_cannot_change() -> None:
+    one_sided, even, known_to_be_even = (30.0, 3.0), (3.0, 3.0), (1e7, 1e7)
+    reasons = _settled([one_sided, even, known_to_be_even], 6)
+    assert reasons == ["settled on q", None, "settled on q"]
+
+
+def test_settled_looks_at_the_votes_that_are_left() -> None:
+    """One vote more cannot turn 10 to 6; thirty may."""
+    assert _settled([(10.0, 6.0)], 39) == ["settled on q"]
+    assert _settled([(10.0, 6.0)], 5) == [None]
+    assert _settled([(1.0, 1.0)], 40) == ["settled on q"]  # nobody is to come
+
+
+def test_of_a_multiple_question_each_answer_is_led_by_yes_or_no() -> None:
+    known = posterior(np.array([[[[1.0, 60.0], [60.0, 1.0]], [[1.0, 60.0], [3.0, 3.0]]]]), "beta-binomial")
+    assert _reasons(Settled(rule="settled", question="q"), known) == ["settled on q", None]
+
+
+def test_a_rule_waits_for_its_classifications() -> None:
+    known = posterior(np.tile([1e6, 1.0], (1, 2, 1)))
+    votes = Votes.empty(known.tree, list(known.subject_ids))
+    rules = [Confident(rule="confident", classifications=5), LIMIT]
+    assert by_posterior(rules, known, votes, np.array([4, 5]), np.random.default_rng(0)) == [None, "confident"]
+
+
+def test_the_first_rule_on_the_posterior_gives_the_reason_and_others_are_code() -> None:
+    class Watched:
+        classifications = 2
+
+        def judge(
+            self, combined: Posterior, votes: Votes, left: np.ndarray, rng: np.random.Generator
+        ) -> list[str | None]:
+            assert (combined.subject_ids == votes.subject_ids).all()
+            return [f"{subject}: {count}" for subject, count in zip(combined.subject_ids, left, strict=True)]
+
+    known = posterior(np.array([[[1e6, 1.0], [1.0, 1.0], [1.0, 1.0]]]))
+    votes = Votes.empty(known.tree, list(known.subject_ids))
+    counts = np.array([10, 10, 1])
+    rules = [CONSENSUS, _confident(0.05), Watched(), LIMIT]
+    reasons = by_posterior(rules, known, votes, counts, np.random.default_rng(0))
+    assert reasons == ["confident on q", "s1: 30", None]
+
+
+def test_nobody_to_judge() -> None:
+    known = posterior(np.ones((2, 0, 2)))
+    rules = [Confident(rule="confident"), Settled(rule="settled"), LIMIT]
+    votes = Votes.empty(known.tree, [])
+    assert by_posterior(rules, known, votes, np.zeros(0, int), np.random.default_rng(0)) == []
+
+
+def test_the_store_passes_over_rules_on_the_posterior() -> None:
+    rules: Rules = (Confident(rule="confident"), Settled(rule="settled"), LIMIT)
+    assert decide(rules, 39, _tally(39)) is None
+    assert decide(rules, 40, _tally(39)) == "count"
+
+
+def test_settled_needs_a_full_limit_and_a_question_of_the_tree() -> None:
+    settled = Settled(rule="settled")
+    check((settled, LIMIT), one_question(2))
+    check((settled.model_copy(update={"question": "rare"}), LIMIT), galaxy_tree())  # multiple, and well so
+    with pytest.raises(GreenpeaError, match=r"add the rule .*count"):
+        check((settled,), one_question(2))
+    with pytest.raises(GreenpeaError, match="did you mean 'bar'"):
+        check((Confident(rule="confident", question="barr"),), galaxy_tree())

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greenpea.errors import GreenpeaError
-from greenpea.retirement import Consensus, Count, Early, Never, Rules
+from greenpea.retirement import Confident, Consensus, Count, Early, Never, Rules, Settled
 from greenpea.tree import DecisionTree
 from greenpea.workflow import Feedback, Workflow
 from hands import galaxy_tree
@@ -34,8 +34,13 @@ def rules(draw: st.DrawFn, tree: DecisionTree) -> Rules:
         else:
             answer = draw(st.sampled_from(question.answer_slugs))
             found.append(Early(rule="answer", question=question.slug, answer=answer, share=draw(shares)))
+    if draw(st.booleans()):
+        named = draw(st.sampled_from([None, *tree.slugs]))
+        found.append(Confident(rule="confident", question=named, below=draw(st.floats(0.001, 0.5))))
     if draw(st.booleans()) or not found:
         found.append(Count(classifications=draw(st.integers(1, 100))))
+        named = draw(st.sampled_from([None, *tree.slugs]))
+        found += [Settled(rule="settled", question=named, gain=draw(st.floats(0.001, 0.5)))] * draw(st.integers(0, 1))
     return tuple(draw(st.permutations(found)))
 
 
@@ -113,7 +118,12 @@ FAULTS = {
     "a rule without a name": (_ruled({"classifications": 3}), ["retirement rule 1", "the key 'rule'", "consensus"]),
     "a rule that does not exist": (
         _ruled({"rule": "count"}, {"rule": "concensus"}),
-        ["retirement rule 2", "no rule 'concensus'", "did you mean 'consensus'?", "count, consensus, answer, never"],
+        [
+            "retirement rule 2",
+            "no rule 'concensus'",
+            "did you mean 'consensus'?",
+            "answer, confident, settled, never",
+        ],
     ),
     "an unknown key in a rule": (
         _ruled({"rule": "count", "clasifications": 3}),

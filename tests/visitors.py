@@ -71,7 +71,7 @@ def place(folder: Path, subjects: int = 6, **settings: Any) -> Iterator[Place]:
     with pytest.MonkeyPatch.context() as patch:
         hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
         patch.setattr(people, "_hasher", hasher)
-        patch.setattr(people, "_NOBODY", hasher.hash("nobody"))
+        patch.setattr(people, "_nobody", lambda: hasher.hash("nobody"))
         yield made
     made.store.close()
 

@@ -307,11 +307,21 @@ def highest_density_ranks(
         size = min(step, simulations - start)
         counts = posterior.sample(question, votes.reached[question], size, rng)
         reached = np.broadcast_to(votes.reached[question], counts.shape[:2])
-        log_p = logsumexp(posterior.log_likelihood(question, counts, reached), axis=0) - np.log(posterior.draws)
+        log_p = _log_mixture(posterior, question, counts, reached)
         same = np.isclose(log_p, observed, rtol=1e-9, atol=1e-9)
         above += ((log_p > observed) & ~same).sum(axis=0)
         level += same.sum(axis=0)
     return (above + rng.random(len(posterior)) * (level + 1)) / (simulations + 1)
+
+
+def _log_mixture(
+    posterior: Posterior,
+    question: str,
+    counts: Int[np.ndarray, "size subject answer"],
+    reached: Int[np.ndarray, "size subject"],
+) -> Float[np.ndarray, "size subject"]:
+    per_draw = posterior.log_likelihood(question, counts, reached)
+    return logsumexp(per_draw + posterior.log_weights[:, None], axis=0)
 
 
 def randomised_pit(
@@ -322,9 +332,10 @@ def randomised_pit(
     out = np.full(counts.shape, np.nan)
     step = max(1, 4_000_000 // (posterior.draws * counts.shape[1] * (int(reached.max(initial=0)) + 1)))
     same = (np.flatnonzero(reached == n) for n in np.unique(reached[reached > 0]))
-    for rows in (part for found in same for part in np.split(found, range(step, len(found), step))):
+    for rows in (block for found in same for block in np.split(found, range(step, len(found), step))):
         n = reached[rows[0]]
-        pmf = posterior.select(rows).pmf(question, int(n)).mean(axis=0)
+        part = posterior.select(rows)
+        pmf = part.average(part.pmf(question, int(n)))
         below = np.concatenate([np.zeros((*pmf.shape[:2], 1)), np.cumsum(pmf, axis=-1)], axis=-1)
         k = counts[rows][..., None]
         at = np.take_along_axis(pmf, k, axis=-1)[..., 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,12 @@ from jaxtyping import Float
 
 from greenpea import information
 from greenpea.posterior import Posterior
+from greenpea.tree import Question
+from greenpea.votes import Votes
 
 LEVELS = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 MOST_DRAWN = 100_000  # subjects that the long table of draws is for
+_FLOAT = pa.float32()
 
 
 def table(
@@ -24,51 +28,107 @@ def table(
     votes: int,
     information_votes: int,
     rng: np.random.Generator,
+    cast: Votes | None = None,
+    combined: Posterior | None = None,
 ) -> pa.Table:
     """Return the catalogue of some subjects; ``metadata`` are their own columns, in the same order.
 
     Per answer the mean vote fraction and its 5, 50 and 95 % quantiles (of the mixture over draws); per
     question reach and the votes expected when ``votes`` volunteers are asked; the information, in nats, that
-    ``information_votes`` more volunteers would bring; the distance in embedding space.
+    ``information_votes`` more volunteers would bring; the distance in embedding space. All this is the network's
+    alone. The votes ``cast`` so far add the counts alone; ``combined``, the posterior given image and those votes
+    (`combining.combine`), adds fraction, quantiles and reach again, named ``combined``, and the effective number
+    of draws. All are of the same subjects, in the same order.
     """
-    names = set()
-    columns: list[tuple[pa.Field, pa.Array]] = []
-
-    def add(name: str, values: np.ndarray, unit: str, description: str) -> None:
-        names.add(name)
-        field = pa.field(name, pa.float32(), metadata={"unit": unit, "description": description})
-        columns.append((field, pa.array(np.asarray(values, np.float32), pa.float32())))
-
-    reach = {slug: share.mean(axis=0) for slug, share in posterior.reach().items()}
+    network, reach = _Columns(), _reach(posterior)
     for question in posterior.tree.questions:
-        slug, asks = question.slug, question.label()
-        mean, quantiles = posterior.mean(slug), posterior.quantile(slug, list(LEVELS.values()), tolerance=1e-4)
-        for index, answer in enumerate(question.answers):
-            said = f"volunteers asked “{asks}” who answer “{answer.label()}”"
-            add(f"{slug}_{answer.slug}_fraction", mean[:, index], "1", f"Expected share of {said}")
-            for number, (name, level) in enumerate(LEVELS.items()):
-                words = f"{level * 100:g} % quantile of the share of {said}"
-                add(f"{slug}_{answer.slug}_{name}", quantiles[number, :, index], "1", words)
-        add(f"{slug}_reach", reach[slug], "1", f"Expected share of volunteers who are asked “{asks}”")
-        words = f"Volunteers expected to answer “{asks}” when {votes} classify the subject"
-        add(f"{slug}_expected_votes", votes * reach[slug], "", words)
+        _tell(network, posterior, question, reach[question.slug], _NETWORK)
+        words = f"Volunteers expected to answer “{question.label()}” when {votes} classify the subject"
+        network.add(f"{question.slug}_expected_votes", votes * reach[question.slug], "", words)
     learned = information.of_tree(posterior, information_votes, rng)
     words = f"What {information_votes} more volunteers would teach about the network's weights (mutual information)"
-    add("information", learned.value, "nat", words)
-    add("information_error", learned.error, "nat", "Standard error of the information, from its simulation")
+    network.add("information", learned.value, "nat", words)
+    network.add("information_error", learned.error, "nat", "Standard error of the information, from its simulation")
     if posterior.distance is not None:
         words = "Distance from the training subjects in embedding space; 1: typical of validation subjects"
-        add("embedding_distance", posterior.distance, "1", words)
-    return _join(posterior.subject_ids, metadata, columns, names)
+        network.add("embedding_distance", posterior.distance, "1", words)
+    parts = [network]
+    if cast is not None:
+        parts.append(_votes_alone(cast))
+    if combined is not None:
+        parts.append(_together(combined))
+    return _join(posterior.subject_ids, metadata, [column for part in parts for column in part])
 
 
-def _join(
-    subject_ids: np.ndarray, metadata: pa.Table, columns: list[tuple[pa.Field, pa.Array]], names: set[str]
-) -> pa.Table:
+class _Columns(list[tuple[pa.Field, pa.Array]]):
+    """Columns to be, each with its unit and what it means."""
+
+    def add(self, name: str, values: np.ndarray, unit: str, description: str, kind: pa.DataType = _FLOAT) -> None:
+        field = pa.field(name, kind, metadata={"unit": unit, "description": description})
+        self.append((field, pa.array(np.asarray(values).astype(kind.to_pandas_dtype()), kind)))
+
+
+class _Source(NamedTuple):
+    """Whose word a column is: a part of its name, and of its description."""
+
+    name: str
+    words: str
+
+
+_NETWORK = _Source("", "")
+_COMBINED = _Source("combined_", ", given image and votes")
+
+
+def _reach(posterior: Posterior) -> dict[str, Float[np.ndarray, " subject"]]:
+    return {slug: posterior.average(share) for slug, share in posterior.reach().items()}
+
+
+def _tell(
+    columns: _Columns,
+    posterior: Posterior,
+    question: Question,
+    reach: Float[np.ndarray, " subject"],
+    source: _Source,
+) -> None:
+    """Add fraction and quantiles of every answer, and the reach, of one question."""
+    slug, asks, (name, given) = question.slug, question.label(), source
+    mean, quantiles = posterior.mean(slug), posterior.quantile(slug, list(LEVELS.values()), tolerance=1e-4)
+    for index, answer in enumerate(question.answers):
+        said = f"volunteers asked “{asks}” who answer “{answer.label()}”{given}"
+        columns.add(f"{slug}_{answer.slug}_{name}fraction", mean[:, index], "1", f"Expected share of {said}")
+        for number, (short, level) in enumerate(LEVELS.items()):
+            words = f"{level * 100:g} % quantile of the share of {said}"
+            columns.add(f"{slug}_{answer.slug}_{name}{short}", quantiles[number, :, index], "1", words)
+    words = f"Expected share of volunteers who are asked “{asks}”{given}"
+    columns.add(f"{slug}_{name}reach", reach, "1", words)
+
+
+def _votes_alone(votes: Votes) -> _Columns:
+    columns = _Columns()
+    for question in votes.tree.questions:
+        slug, asks = question.slug, question.label()
+        for index, answer in enumerate(question.answers):
+            words = f"Votes so far: volunteers who answered “{answer.label()}” to “{asks}”"
+            columns.add(f"{slug}_{answer.slug}_count", votes.counts[slug][:, index], "", words, pa.int32())
+        words = f"Votes so far: volunteers who answered “{asks}”"
+        columns.add(f"{slug}_reached", votes.reached[slug], "", words, pa.int32())
+    return columns
+
+
+def _together(combined: Posterior) -> _Columns:
+    columns, reach = _Columns(), _reach(combined)
+    for question in combined.tree.questions:
+        _tell(columns, combined, question, reach[question.slug], _COMBINED)
+    words = f"Draws of the network, of {combined.draws}, that still speak once the votes are known (1 / Σ weight²)"
+    columns.add("effective_draws", combined.effective_draws, "", words)
+    return columns
+
+
+def _join(subject_ids: np.ndarray, metadata: pa.Table, columns: list[tuple[pa.Field, pa.Array]]) -> pa.Table:
     """Put the id first, then the subject's own columns, then what was predicted; a clash renames the former."""
     field = pa.field("subject_id", pa.string(), metadata={"unit": "", "description": "The subject's identifier"})
     fields, arrays = [field], [pa.array(subject_ids, pa.string())]
-    taken = names | {"subject_id"}
+    taken = {"subject_id", *(field.name for field, _ in columns)}
     for own in metadata.schema:
         name = own.name
         while name in taken:

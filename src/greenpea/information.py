@@ -1,23 +1,27 @@
 """What more votes would teach: the mutual information between future votes and the network's weights.
 
-All informations are in nats, and lie between 0 and ln T for T draws (Houlsby+2011; Walmsley+2020).
+All informations are in nats, and lie between 0 and ln T for T draws (Houlsby+2011; Walmsley+2020). Where the
+posterior's draws carry weights π, they are the prior: the bound is then π's entropy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import comb
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
-from scipy.special import logsumexp, xlogy
+from jaxtyping import Float, Int, Integer
+from scipy.special import entr, logsumexp
 
 from greenpea.errors import GreenpeaError
-from greenpea.posterior import Posterior, sample_counts
+from greenpea.posterior import Posterior
 
 MOST_STATES = 20_000  # count vectors one question may have before enumeration is refused
-CHUNK = 512  # subjects worked on at once
+CHUNK = 512  # subjects worked on at once, at most
+NUMBERS = 1 << 21  # numbers that one array may hold while a tree is walked, whatever the subjects and votes
+TILE = 1 << 17  # and while walks are judged, where what fits the processor's cache is fastest
+NO_WEIGHT = 1e-30  # draws with a smaller share of the mixture are left out of it
 
 
 class Information(NamedTuple):
@@ -27,13 +31,19 @@ class Information(NamedTuple):
     error: Float[np.ndarray, " subject"]  # standard error of the Monte Carlo estimate; 0 where exact
 
 
-def mutual_information(log_p: Float[np.ndarray, "draw *batch state"]) -> Float[np.ndarray, "*batch"]:
-    """Return H[mean_t p_t] − mean_t H[p_t] over the last axis, in nats; ``log_p`` are normalised log-pmfs."""
-    mixture = logsumexp(log_p, axis=0) - np.log(len(log_p))
-    # I = (1/T) Σ_t KL(p_t ‖ mixture): every term is at least 0, so rounding cannot make I negative.
+def mutual_information(
+    log_p: Float[np.ndarray, "draw *batch state"], log_weights: Float[np.ndarray, "draw *#batch"] | None = None
+) -> Float[np.ndarray, "*batch"]:
+    """Return H[Σ_t π_t p_t] − Σ_t π_t H[p_t] over the last axis, in nats.
+
+    ``log_p`` are normalised log-pmfs; ``log_weights`` are ln π, by default ln 1/T.
+    """
+    shares = np.full(log_p.shape[:-1], -np.log(len(log_p))) if log_weights is None else log_weights
+    mixture = logsumexp(log_p + shares[..., None], axis=0)
+    # I = Σ_t π_t KL(p_t ‖ mixture): every term is at least 0, so rounding cannot make I negative.
     with np.errstate(invalid="ignore"):
-        terms = np.where(np.isneginf(log_p), 0.0, np.exp(log_p) * (log_p - mixture))
-    return np.maximum(terms.sum(axis=-1), 0.0).mean(axis=0)
+        terms = np.where(np.isneginf(log_p) | np.isneginf(mixture), 0.0, np.exp(log_p) * (log_p - mixture))
+    return np.asarray((np.exp(shares) * np.maximum(terms.sum(axis=-1), 0.0)).sum(axis=0))
 
 
 def count_vectors(votes: int, answers: int) -> Int[np.ndarray, "state answer"]:
@@ -75,7 +85,7 @@ def of_question(posterior: Posterior, question: str, votes: int) -> Float[np.nda
     for start in range(0, len(posterior), step):
         part = posterior.select(np.arange(start, min(start + step, len(posterior))))
         log_p = part.log_likelihood(question, vectors, np.full(vectors.shape[:2], votes))
-        out[start : start + step] = mutual_information(np.moveaxis(log_p, 1, -1))
+        out[start : start + step] = mutual_information(np.moveaxis(log_p, 1, -1), part.log_weights)
     return out
 
 
@@ -84,7 +94,8 @@ def of_answers(posterior: Posterior, question: str, votes: int) -> Float[np.ndar
 
     Each is a lower bound of the question's: take the largest, never their sum.
     """
-    return mutual_information(np.log(np.maximum(posterior.pmf(question, votes), 1e-300)))
+    log_p = np.log(np.maximum(posterior.pmf(question, votes), 1e-300))
+    return mutual_information(log_p, np.broadcast_to(posterior.log_weights[..., None], log_p.shape[:-1]))
 
 
 def of_tree(
@@ -96,22 +107,27 @@ def of_tree(
 ) -> Information:
     """Estimate the information that ``votes`` volunteers walking the tree would bring.
 
-    For each draw t, counts k of the volunteers are simulated down the tree, and the draws re-weighted by
-    w_t′ ∝ p(k | t′); I = E_k KL(w(k) ‖ 1/T). Unbiased, each term in [0, ln T]. ``questions`` restricts what
-    is learned from (the walk stays whole); ``simulations`` per subject, rounded up to a multiple of the draws,
-    default one per draw. Near ln T the draws are exhausted: see `saturated`.
+    The counts k of volunteers walking the tree are simulated under draws taken by their weights π, and all draws
+    re-weighted by w_t ∝ π_t p(k | t); I = E_k KL(w(k) ‖ π). Unbiased, never negative; clipped at the entropy of
+    π (ln T where all count alike), which noise could pass. ``questions`` restricts what is learned from (the
+    walk stays whole); ``simulations`` per subject, by default as many as there are draws, which then are each
+    simulated under once. Near ln T the draws are exhausted: see `saturated`. The error is an upper bound, since
+    simulations spread evenly over the draws vary less than independent ones.
 
-    Cost per subject: T simulations × cells × (votes + 1) × T multiply-adds, as one batched product.
+    A subject's estimate hangs on ``rng`` and on how many subjects stand before it, not on the block it came in.
+    Computed in float32, to about 1e-5 nats. Cost per subject, with R simulations and C cells (answers, and
+    questions): R × C × votes steps of the walk, T × C × votes logarithms, R × T × C × votes multiply-adds, less
+    where few volunteers come; memory does not grow with the subjects.
     """
-    rounds = max(1, -(-(simulations or posterior.draws) // posterior.draws))
-    chosen = tuple(questions) if questions is not None else posterior.tree.slugs
+    size = simulations or posterior.draws
+    walk = _plan(posterior, posterior.tree.slugs if questions is None else questions)
     value, error = np.empty(len(posterior)), np.empty(len(posterior))
-    for start in range(0, len(posterior), CHUNK):
-        rows = np.arange(start, min(start + CHUNK, len(posterior)))
-        terms = np.concatenate([_terms(posterior.select(rows), votes, rng, chosen) for _ in range(rounds)])
-        value[rows] = terms.mean(axis=0)
-        error[rows] = terms.std(axis=0, ddof=1) / np.sqrt(len(terms)) if len(terms) > 1 else np.inf
-    return Information(value, error)
+    for rows in _blocks(len(posterior), max(size, posterior.draws) * max(votes, 1) * walk.urns, NUMBERS):
+        terms = _terms(walk, posterior, rows, votes, size, rng)
+        value[rows] = terms.mean(axis=1)
+        error[rows] = terms.std(axis=1, ddof=1) / np.sqrt(size) if size > 1 else np.inf
+    most = np.log(posterior.draws) if posterior.weights is None else entr(posterior.weights).sum(axis=0)
+    return Information(np.minimum(value, most), error)
 
 
 def saturated(value: np.ndarray, draws: int, share: float = 0.9) -> float:
@@ -119,91 +135,222 @@ def saturated(value: np.ndarray, draws: int, share: float = 0.9) -> float:
     return float(np.mean(value > share * np.log(draws))) if len(value) else 0.0
 
 
-def _terms(
-    posterior: Posterior, votes: int, rng: np.random.Generator, questions: tuple[str, ...]
-) -> Float[np.ndarray, "simulation subject"]:
-    """Return KL(w(k) ‖ 1/T) for one simulated k under each draw."""
-    counts, reached = simulate_tree(posterior, votes, rng)
-    log_w = np.zeros((len(posterior), posterior.draws, posterior.draws))  # subject, simulated under, judged by
-    for question in questions:
-        log_w += _log_likelihood_of_simulations(posterior, question, counts[question], reached[question], votes)
-    log_w -= logsumexp(log_w, axis=-1, keepdims=True)
-    w = np.exp(log_w)
-    # KL(w ‖ 1/T) = ln T + Σ_t w_t ln w_t
-    terms = np.log(posterior.draws) + xlogy(w, w).sum(axis=-1)
-    return np.clip(terms, 0.0, np.log(posterior.draws)).T
-
-
 def simulate_tree(
     posterior: Posterior, votes: int, rng: np.random.Generator
 ) -> tuple[dict[str, Int[np.ndarray, "draw subject answer"]], dict[str, Int[np.ndarray, "draw subject"]]]:
     """Return counts and reached of ``votes`` volunteers walking the tree, once under every draw."""
+    walk = _plan(posterior, posterior.tree.slugs)
+    uniform = rng.random((len(posterior), votes, walk.urns, posterior.draws), np.float32)
+    numbers = _simulate(walk, _contents(walk, posterior, slice(None)), votes, uniform).T.astype(np.int64)
+    counts, reached = {}, {}
+    for stop in walk.stops:
+        # Of the two cells that an answer has at a ``multiple`` question, the first counts who gave it.
+        counts[stop.question] = numbers[..., stop.cells][..., :: 2 if stop.multiple else 1]
+        reached[stop.question] = numbers[..., walk.cells + stop.urns.start]
+    slugs = posterior.tree.slugs
+    return {slug: counts[slug] for slug in slugs}, {slug: reached[slug] for slug in slugs}
+
+
+# ---- walks ---------------------------------------------------------------------------------------------
+#
+# Every family is an urn. A volunteer draws answer a with probability α_a / α₀; where the urn grows, one more of
+# its kind is put in. Pólya's urn makes counts Dirichlet–multinomial, an urn that does not grow multinomial.
+# A ``multiple`` question has one urn of two cells, given and not given, for each of its answers.
+#
+# Arrays have a row for every cell of every urn, then one for every urn's total.
+
+
+class _Stop(NamedTuple):
+    """A question on the walk: the rows of its cells, its urns, and where its answers lead."""
+
+    question: str
+    multiple: bool
+    grows: bool
+    cells: slice
+    urns: range
+    nexts: tuple[str | None, ...]  # of each answer; of a ``multiple`` question, one for all
+
+
+class _Walk(NamedTuple):
+    """The questions that a walk passes, in topological order, and what is told by each row."""
+
+    stops: tuple[_Stop, ...]
+    cells: int
+    urns: int
+    counted: np.ndarray  # [row] whether anything is learned from it
+    grows: np.ndarray  # [row] 1 or 0
+    sign: np.ndarray  # [row] +1 of a cell, −1 of a total
+
+
+def _plan(posterior: Posterior, counted: Sequence[str]) -> _Walk:
+    """Return the walk to the questions ``counted``: those, and what comes before them."""
     tree = posterior.tree
-    shape = (posterior.draws, len(posterior))
-    reached = {slug: np.zeros(shape, np.int64) for slug in tree.slugs}
-    reached[tree.first] += votes
-    counts: dict[str, np.ndarray] = {}
-    for slug in tree.topological_order:
-        for way in tree.parents[slug]:
-            if way.answer is None:
-                reached[slug] += reached[way.question]
-            else:
-                reached[slug] += counts[way.question][..., tree[way.question].answer_slugs.index(way.answer)]
-        parameters = np.asarray(posterior.parameters[slug], np.float64)
-        counts[slug] = sample_counts(posterior.families[slug], parameters, reached[slug], rng)
-    return counts, reached
+    passed = {tree[slug].slug for slug in counted}
+    for slug in reversed(tree.topological_order):
+        if passed & tree[slug].followers:
+            passed.add(slug)
+    stops: list[_Stop] = []
+    cells = urns = 0
+    for slug in (slug for slug in tree.topological_order if slug in passed):
+        question = tree[slug]
+        multiple, answers = question.kind == "multiple", len(question.answers)
+        ways = [question.next] if multiple else [answer.next for answer in question.answers]
+        stop = _Stop(
+            question=slug,
+            multiple=multiple,
+            grows=posterior.families[slug] in ("dirichlet-multinomial", "beta-binomial"),
+            cells=slice(cells, cells + answers * (1 + multiple)),
+            urns=range(urns, urns + (answers if multiple else 1)),
+            nexts=tuple(way if way in passed else None for way in ways),
+        )
+        stops.append(stop)
+        cells, urns = stop.cells.stop, stop.urns.stop
+    counts = [stop.question in counted for stop in stops]
+    grows = [stop.grows for stop in stops]
+    of_cells, of_urns = [len(range(cells)[stop.cells]) for stop in stops], [len(stop.urns) for stop in stops]
+    # What an urn holds in all says nothing when it does not grow: fractions sum to 1.
+    useful = np.logical_and(counts, grows)
+    return _Walk(
+        tuple(stops),
+        cells,
+        urns,
+        counted=np.concatenate([np.repeat(counts, of_cells), np.repeat(useful, of_urns)]),
+        grows=np.concatenate([np.repeat(grows, of_cells), np.repeat(grows, of_urns)]).astype(np.float32),
+        sign=np.repeat(np.array([1, -1], np.float32), [cells, urns]),
+    )
 
 
-def _log_likelihood_of_simulations(
-    posterior: Posterior,
-    question: str,
-    counts: Int[np.ndarray, "draw subject answer"],
-    reached: Int[np.ndarray, "draw subject"],
+def _contents(walk: _Walk, posterior: Posterior, subjects: slice) -> Float[np.ndarray, "row subject draw"]:
+    """Return what is in the urns before anybody draws."""
+    rows = np.empty((walk.cells + walk.urns, len(posterior.subject_ids[subjects]), posterior.draws), np.float32)
+    for stop in walk.stops:
+        parameters = posterior.parameters[stop.question][:, subjects]
+        if stop.multiple and not stop.grows:
+            parameters = np.stack([parameters, 1 - parameters], axis=-1)
+        rows[stop.cells] = parameters.reshape(*parameters.shape[:2], -1).T
+        for urn, cells in _urns(stop):
+            rows[cells].sum(axis=0, out=rows[walk.cells + urn])
+    return rows
+
+
+def _urns(stop: _Stop) -> Iterator[tuple[int, slice]]:
+    """Yield the number of each of a question's urns, and its cells."""
+    size = (stop.cells.stop - stop.cells.start) // len(stop.urns)
+    for urn, first in zip(stop.urns, range(stop.cells.start, stop.cells.stop, size), strict=True):
+        yield urn, slice(first, first + size)
+
+
+def _simulate(
+    walk: _Walk,
+    contents: Float[np.ndarray, "row subject simulation"],
     votes: int,
-) -> Float[np.ndarray, "subject simulated judged"]:
-    """Return ln p(k simulated under t | t′) up to terms free of t′, for all pairs (t, t′).
-
-    ln p is a sum over cells of a table looked up at a count: a one-hot of the counts times the tables.
-    """
-    tables, at, sign = _cells(posterior, question, counts, reached, votes)
-    one_hot = (at[..., None] == np.arange(votes + 1)) * sign[:, None]  # draw subject cell k
-    subjects = len(posterior)
-    left = one_hot.astype(np.float32).transpose(1, 0, 2, 3).reshape(subjects, posterior.draws, -1)
-    right = tables.astype(np.float32).transpose(1, 2, 3, 0).reshape(subjects, -1, posterior.draws)
-    return np.asarray(left @ right)
-
-
-def _cells(
-    posterior: Posterior, question: str, counts: np.ndarray, reached: np.ndarray, votes: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the tables [draw subject cell k], the counts they are looked up at, and each cell's sign."""
-    family = posterior.families[question]
-    answers = counts.shape[-1]
-    k = np.arange(votes + 1)
-    misses = reached[..., None] - counts
-    if family == "multinomial":
-        return _powers(posterior.fractions(question), k), counts, np.ones(answers)
-    if family == "binomial":
-        f = posterior.fractions(question)
-        tables = _powers(np.concatenate([f, 1 - f], axis=2), k)
-        return tables, np.concatenate([counts, misses], axis=-1), np.ones(2 * answers)
-    a, b = posterior.beta(question)
-    if family == "beta-binomial":
-        alpha = np.concatenate([a, b, a + b], axis=-1)
-        at = np.concatenate([counts, misses, np.broadcast_to(reached[..., None], counts.shape)], axis=-1)
-        return _pochhammer_table(alpha, votes), at, np.repeat([1.0, 1.0, -1.0], answers)
-    alpha = np.concatenate([a, a.sum(axis=-1, keepdims=True)], axis=-1)
-    at = np.concatenate([counts, reached[..., None]], axis=-1)
-    return _pochhammer_table(alpha, votes), at, np.array([1.0] * answers + [-1.0])
+    uniform: Float[np.ndarray, "subject vote urn simulation"],
+) -> Integer[np.ndarray, "row subject simulation"]:
+    """Return the counts of ``votes`` volunteers at each cell, and how many came to each urn; ``contents`` grow."""
+    counts = np.zeros(contents.shape, np.min_scalar_type(votes))
+    for vote in range(votes):
+        here = {walk.stops[0].question: np.ones(contents.shape[1:], bool)}
+        for stop in walk.stops:
+            asked = here[stop.question]
+            given: list[np.ndarray] = []
+            for urn, cells in _urns(stop):
+                total = walk.cells + urn
+                drawn = _draw(contents[cells], contents[total] * uniform[:, vote, urn], asked)
+                for row, some in zip((*range(cells.start, cells.stop), total), (*drawn, asked), strict=True):
+                    counts[row] += some
+                    if stop.grows:
+                        contents[row] += some
+                given += drawn
+            for way, some in zip(stop.nexts, [asked] if stop.multiple else given, strict=True):
+                if way is not None:
+                    here[way] = here[way] | some if way in here else some
+    return counts
 
 
-def _powers(fractions: np.ndarray, k: np.ndarray) -> Float[np.ndarray, "*fractions k"]:
-    """Return k ln f; a fraction of 0 stays finite, since a one-hot multiplies what it does not look up by 0."""
-    return np.asarray(k * np.log(np.maximum(fractions, 1e-300))[..., None])
+def _draw(
+    contents: Float[np.ndarray, "cell subject simulation"],
+    threshold: Float[np.ndarray, "subject simulation"],
+    asked: np.ndarray,
+) -> list[np.ndarray]:
+    """Return, per cell, in which simulations it is drawn: the one whose cumulative content passes ``threshold``."""
+    given = []
+    for content in contents[:-1]:
+        threshold -= content
+        taken = asked & (threshold < 0)
+        asked = asked ^ taken
+        given.append(taken)
+    return [*given, asked]
 
 
-def _pochhammer_table(alpha: np.ndarray, votes: int) -> Float[np.ndarray, "*alpha k"]:
-    """Return ln (α)_k for k = 0…votes."""
-    # ln (α)_k = Σ_{j<k} ln(α + j)
-    steps = np.log(alpha[..., None] + np.arange(votes))
-    return np.concatenate([np.zeros((*alpha.shape, 1)), np.cumsum(steps, axis=-1)], axis=-1)
+# ---- what walks tell -----------------------------------------------------------------------------------
+
+
+def _terms(
+    walk: _Walk, posterior: Posterior, rows: slice, votes: int, size: int, rng: np.random.Generator
+) -> Float[np.ndarray, "subject simulation"]:
+    """Return KL(w(k) ‖ π) of ``size`` simulated k for each of some subjects."""
+    contents = _contents(walk, posterior, rows)
+    _, subjects, draws = contents.shape
+    weights = np.full((subjects, draws), 1 / draws) if posterior.weights is None else posterior.weights[:, rows].T
+    # A subject's numbers stand together, so that blocks of any size give it the same ones.
+    uniform = rng.random((subjects, 1 + votes * walk.urns * size), np.float32)
+    if posterior.weights is None and size == draws:
+        filled = contents.copy()
+    else:
+        filled = np.take_along_axis(contents, _systematic(weights, uniform[:, 0], size)[None], axis=2)
+    counts = _simulate(walk, filled, votes, uniform[:, 1:].reshape(subjects, votes, walk.urns, size))
+    terms = np.empty((subjects, size))
+    for some in _blocks(subjects, max(size, draws) * max(votes, 1) * len(contents), TILE):
+        log_p = _log_likelihood(walk, contents[:, some], counts[:, some], votes)
+        terms[some] = _divergence(log_p, weights[some])
+    return terms
+
+
+def _blocks(subjects: int, numbers: int, most: int) -> Iterator[slice]:
+    """Yield slices of the subjects, each needing ``numbers`` numbers, such that none needs more than ``most``."""
+    step = max(1, min(CHUNK, most // max(numbers, 1)))
+    for start in range(0, subjects, step):
+        yield slice(start, min(start + step, subjects))
+
+
+def _systematic(
+    weights: Float[np.ndarray, "subject draw"], uniform: Float[np.ndarray, " subject"], size: int
+) -> Int[np.ndarray, "subject simulation"]:
+    """Pick ``size`` draws by their weights, as evenly as can be: each ⌊size·π⌋ or ⌈size·π⌉ times."""
+    ladder = np.cumsum(weights, axis=1, dtype=np.float64)
+    at = (np.arange(size) + uniform[:, None].astype(np.float64)) / size * ladder[:, -1:]
+    return (at[:, :, None] >= ladder[:, None, :-1]).sum(axis=-1)
+
+
+def _log_likelihood(
+    walk: _Walk,
+    contents: Float[np.ndarray, "row subject draw"],
+    counts: Integer[np.ndarray, "row subject simulation"],
+    votes: int,
+) -> Float[np.ndarray, "subject simulation draw"]:
+    """Return ln p(k simulated | t) for all pairs, up to terms free of t."""
+    # ln p = Σ_a ln (α_a)_{k_a} − ln (α₀)_n, where ln (α)_k = Σ_{j<k} ln(α + j); k ln α where nothing grows.
+    # Steps that no volunteer took need no logarithm: most cells have few votes.
+    most = np.where(walk.counted, counts.max(axis=(1, 2), initial=0), 0)
+    row, j = np.nonzero(np.arange(votes) < most[:, None])
+    taken = (counts[row] > j.astype(counts.dtype)[:, None, None]).astype(np.float32)
+    steps = contents[row]
+    steps += (walk.grows[row] * j.astype(np.float32))[:, None, None]
+    np.log(np.maximum(steps, np.finfo(np.float32).tiny, out=steps), out=steps)
+    steps *= walk.sign[row][:, None, None]
+    return np.matmul(taken.transpose(1, 2, 0), steps.transpose(1, 0, 2))
+
+
+def _divergence(
+    log_p: Float[np.ndarray, "subject simulation draw"], weights: Float[np.ndarray, "subject draw"]
+) -> Float[np.ndarray, "subject simulation"]:
+    """Return KL(w ‖ π) for w_t ∝ π_t p(k | t)."""
+    left_out = weights < NO_WEIGHT
+    if left_out.any():
+        log_p = np.where(left_out[:, None], np.float32(-1e30), log_p)
+    log_p -= log_p.max(axis=2, keepdims=True)
+    p = np.exp(log_p)
+    prior = weights[:, :, None].astype(np.float32)
+    # KL(w ‖ π) = Σ_t w_t ln p(k | t) − ln Z, Z = Σ_t π_t p(k | t)
+    z = (p @ prior)[..., 0]
+    return np.maximum(((p * log_p) @ prior)[..., 0] / z - np.log(z), 0.0)

@@ -61,7 +61,8 @@ class Posterior:
 
     ``parameters[question]`` are as in the table above; ``families[question]`` names the likelihood.
     ``distance``, if given, is each subject's distance from the training subjects in embedding space
-    (unit: 1; about 1 for a subject like those trained on).
+    (unit: 1; about 1 for a subject like those trained on). ``weights``, if given, are each draw's share of each
+    subject's mixture, and sum to 1 over the draws; without them all draws count alike.
     """
 
     tree: DecisionTree
@@ -69,6 +70,7 @@ class Posterior:
     families: Mapping[str, str]
     parameters: Mapping[str, Float[np.ndarray, "draw subject ..."]]
     distance: Float[np.ndarray, " subject"] | None = None
+    weights: Float[np.ndarray, "draw subject"] | None = None
 
     def __post_init__(self) -> None:
         draws = next(iter(self.parameters.values())).shape[0] if self.parameters else 0
@@ -87,6 +89,8 @@ class Posterior:
                 raise GreenpeaError(
                     f"parameters of {slug!r} have shape {self.parameters[slug].shape}, expected {shape}"
                 )
+        if self.weights is not None:
+            _check_weights(self.weights, (draws, len(self.subject_ids)))
         for name in ("families", "parameters"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
@@ -106,6 +110,7 @@ class Posterior:
             subject_ids=self.subject_ids[rows],
             parameters={slug: values[:, rows] for slug, values in self.parameters.items()},
             distance=None if self.distance is None else self.distance[rows],
+            weights=None if self.weights is None else self.weights[:, rows],
         )
 
     def map(self, change: Callable[[str, np.ndarray], np.ndarray]) -> Posterior:
@@ -117,6 +122,9 @@ class Posterior:
         """Join posteriors of different subjects, on the same tree and with the same draws."""
         first = parts[0]
         distances = [part.distance for part in parts if part.distance is not None]
+        weights = None
+        if any(part.weights is not None for part in parts):
+            weights = np.concatenate([part._shares() for part in parts], axis=1)
         return Posterior(
             tree=first.tree,
             subject_ids=np.concatenate([part.subject_ids for part in parts]),
@@ -125,7 +133,43 @@ class Posterior:
                 slug: np.concatenate([part.parameters[slug] for part in parts], axis=1) for slug in first.parameters
             },
             distance=np.concatenate(distances) if len(distances) == len(parts) else None,
+            weights=weights,
         )
+
+    # ---- the draws ---------------------------------------------------------------------------------
+
+    @property
+    def log_weights(self) -> Float[np.ndarray, "draw subject"]:
+        """ln of each draw's share of the mixture: −∞ where it has none, −ln T where all count alike."""
+        with np.errstate(divide="ignore"):
+            return np.log(self._shares())
+
+    def _shares(self) -> Float[np.ndarray, "draw subject"]:
+        if self.weights is None:
+            return np.full((self.draws, len(self)), 1 / self.draws)
+        return np.asarray(self.weights, np.float64)
+
+    @property
+    def effective_draws(self) -> Float[np.ndarray, " subject"]:
+        """How many equally weighted draws each subject's mixture is worth: 1/Σ w² (Kish 1965), from 1 to T."""
+        if self.weights is None:
+            return np.full(len(self), float(self.draws))
+        return 1 / np.square(self.weights, dtype=np.float64).sum(axis=0)
+
+    def average(self, values: Num[np.ndarray, "draw subject ..."]) -> Float[np.ndarray, "subject ..."]:
+        """Return the mixture's mean of what each draw says: Σ_t w_t v_t."""
+        return _average(values, self.weights)
+
+    def pick(self, size: int, rng: np.random.Generator) -> Int[np.ndarray, "size subject"]:
+        """Return, for each subject, ``size`` draws picked at random by their weights (with replacement)."""
+        shape = (size, len(self))
+        if self.weights is None:
+            return rng.integers(self.draws, size=shape)
+        # Every subject's cumulative weights end to end, so that one search serves all.
+        cumulative = np.cumsum(self.weights, axis=0, dtype=np.float64)
+        ladder = (cumulative / cumulative[-1] + np.arange(len(self))).T.ravel()
+        rungs = np.searchsorted(ladder, rng.random(shape) + np.arange(len(self)), side="right")
+        return np.clip(rungs - self.draws * np.arange(len(self)), 0, self.draws - 1)
 
     # ---- the fractions -----------------------------------------------------------------------------
 
@@ -150,17 +194,17 @@ class Posterior:
 
     def mean(self, question: str) -> Float[np.ndarray, "subject answer"]:
         """Return the mixture's expected vote fractions."""
-        return self.fractions(question).mean(axis=0)
+        return self.average(self.fractions(question))
 
     def variance(self, question: str) -> Variance:
         """Return the variance of the vote fractions of infinitely many volunteers, and its two parts."""
         fractions = self.fractions(question)
-        between = fractions.var(axis=0)
+        between = self.average((fractions - self.average(fractions)) ** 2)
         if self._is_point(question):
             return Variance(between, np.zeros_like(between), between)
         a, b = self.beta(question)
         # Var Beta(a, b) = f (1 − f) / (a + b + 1)
-        within = (fractions * (1 - fractions) / (a + b + 1)).mean(axis=0)
+        within = self.average(fractions * (1 - fractions) / (a + b + 1))
         return Variance(within + between, within, between)
 
     def quantile(
@@ -174,11 +218,14 @@ class Posterior:
         if ((levels_ <= 0) | (levels_ >= 1)).any():
             raise GreenpeaError(f"quantile levels lie strictly between 0 and 1, not {levels}")
         if self._is_point(question):
-            return np.quantile(self.fractions(question), levels_, axis=0, method="inverted_cdf")
+            fractions = self.fractions(question)
+            weights = None if self.weights is None else np.broadcast_to(self.weights[..., None], fractions.shape)
+            return np.quantile(fractions, levels_, axis=0, method="inverted_cdf", weights=weights)
         a, b = self.beta(question)
         mean, variance = self.mean(question), self.variance(question).total
         shape = mean.shape
-        flat = (a.reshape(len(a), -1), b.reshape(len(b), -1))
+        weights = None if self.weights is None else np.repeat(self.weights, shape[-1], axis=1)
+        flat = (a.reshape(len(a), -1), b.reshape(len(b), -1), weights)
         return np.stack(
             [
                 _mixture_quantile(*flat, level, mean.ravel(), variance.ravel(), tolerance).reshape(shape)
@@ -195,7 +242,7 @@ class Posterior:
     def pmf(self, question: str, votes: int) -> Float[np.ndarray, "draw subject answer k"]:
         """Return p(k of ``votes`` volunteers give the answer), k = 0…votes, for every draw.
 
-        Its mean over the first axis is the mixture's.
+        Their `average` is the mixture's.
         """
         k = np.arange(votes + 1.0)
         combinations = gammaln(votes + 1) - gammaln(k + 1) - gammaln(votes - k + 1)
@@ -221,19 +268,26 @@ class Posterior:
         return log_pmf(self.families[question], parameters, counts, n)
 
     def log_pmf(self, question: str, votes: Votes) -> Float[np.ndarray, " subject"]:
-        """Return ln p(votes) of the mixture on one question, in nats: p(k) = (1/T) Σ_t p(k | draw t)."""
+        """Return ln p(votes) of the mixture on one question, in nats: p(k) = Σ_t w_t p(k | draw t)."""
         per_draw = self.log_likelihood(question, votes.counts[question], votes.reached[question])
-        return logsumexp(per_draw, axis=0) - np.log(self.draws)
+        return logsumexp(per_draw + self.log_weights, axis=0)
 
     def sample(
         self, question: str, reached: Int[np.ndarray, " subject"], size: int, rng: np.random.Generator
     ) -> Int[np.ndarray, "size subject answer"]:
         """Return ``size`` simulated count vectors per subject from the mixture, given how many are asked."""
         subjects = np.arange(len(self))
-        draw = rng.integers(self.draws, size=(size, len(self)))
+        draw = self.pick(size, rng)
         parameters = np.asarray(self.parameters[question], np.float64)[draw, subjects]
         n = np.broadcast_to(reached, draw.shape)
         return sample_counts(self.families[question], parameters, n, rng)
+
+    def sample_fractions(
+        self, question: str, size: int, rng: np.random.Generator
+    ) -> Float[np.ndarray, "size subject answer"]:
+        """Return ``size`` vectors of vote fractions per subject, from the mixture."""
+        picked = np.asarray(self.parameters[question], np.float64)[self.pick(size, rng), np.arange(len(self))]
+        return sample_fractions(self.families[question], picked, rng)
 
     # ---- the tree ----------------------------------------------------------------------------------
 
@@ -246,7 +300,20 @@ class Posterior:
 
     def expected_votes(self, votes: int) -> dict[str, Float[np.ndarray, " subject"]]:
         """Return how many of ``votes`` volunteers are expected at each question."""
-        return {slug: votes * share.mean(axis=0) for slug, share in self.reach().items()}
+        return {slug: votes * self.average(share) for slug, share in self.reach().items()}
+
+
+def _check_weights(weights: np.ndarray, shape: tuple[int, int]) -> None:
+    if weights.shape != shape:
+        raise GreenpeaError(f"weights of the draws have shape {weights.shape}, expected {shape}: draw, subject")
+    # "Not all at least 0", for NaN is neither above nor below.
+    if not ((weights >= 0).all() and np.allclose(weights.sum(axis=0, dtype=np.float64), 1, rtol=0, atol=1e-5)):
+        raise GreenpeaError("weights of the draws are at least 0, and sum to 1 for every subject")
+
+
+def _average(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Return the mean over the first axis, weighted by ``weights`` over the first two."""
+    return values.mean(axis=0) if weights is None else np.einsum("ts...,ts->s...", values, weights)
 
 
 # ---- likelihoods, in float64 -------------------------------------------------------------------------
@@ -297,14 +364,22 @@ def sample_counts(
     rng: np.random.Generator,
 ) -> Int[np.ndarray, "*batch answer"]:
     """Return one simulated count vector of ``n`` votes for every entry of ``parameters``."""
+    fractions = sample_fractions(family, parameters, rng)
+    if family in FAMILIES["single"]:
+        return _multinomial(n, fractions, rng)
+    return rng.binomial(n[..., None], fractions)
+
+
+def sample_fractions(
+    family: str, parameters: Float[np.ndarray, "*batch answer ..."], rng: np.random.Generator
+) -> Float[np.ndarray, "*batch answer"]:
+    """Return one vector of vote fractions for every entry of ``parameters``; themselves, where they are fractions."""
     if family == "dirichlet-multinomial":
-        return _multinomial(n, _dirichlet(parameters, rng), rng)
-    if family == "multinomial":
-        return _multinomial(n, parameters, rng)
+        return _dirichlet(parameters, rng)
     if family == "beta-binomial":
         tiny = np.finfo(np.float64).tiny
-        parameters = rng.beta(np.maximum(parameters[..., 0], tiny), np.maximum(parameters[..., 1], tiny))
-    return rng.binomial(n[..., None], parameters)
+        return rng.beta(np.maximum(parameters[..., 0], tiny), np.maximum(parameters[..., 1], tiny))
+    return parameters
 
 
 def _dirichlet(alpha: Float[np.ndarray, "*batch answer"], rng: np.random.Generator) -> np.ndarray:
@@ -325,12 +400,13 @@ def _multinomial(n: np.ndarray, fractions: np.ndarray, rng: np.random.Generator)
 def _mixture_quantile(
     a: Float[np.ndarray, "draw cell"],
     b: Float[np.ndarray, "draw cell"],
+    weights: Float[np.ndarray, "draw cell"] | None,
     level: float,
     mean: Float[np.ndarray, " cell"],
     variance: Float[np.ndarray, " cell"],
     tolerance: float,
 ) -> Float[np.ndarray, " cell"]:
-    """Solve mean_t I_x(a_t, b_t) = level for x, on the cells that are still open.
+    """Solve Σ_t w_t I_x(a_t, b_t) = level for x, on the cells that are still open.
 
     Newton in u = ln x/(1 − x), where the density of every Beta is bounded, inside a bracket; bisection where
     that takes long. Starts at the quantile of the one Beta with the mixture's moments, often near enough for a
@@ -343,7 +419,8 @@ def _mixture_quantile(
     open_ = np.arange(len(mean))
     for iteration in range(60):
         at, at_a, at_b = x[open_], a[:, open_], b[:, open_]
-        error = betainc(at_a, at_b, at).mean(axis=0) - level
+        at_weights = None if weights is None else weights[:, open_]
+        error = _average(betainc(at_a, at_b, at), at_weights) - level
         low[open_] = np.where(error < 0, at, low[open_])
         high[open_] = np.where(error < 0, high[open_], at)
         after = 0.5 * (low[open_] + high[open_])
@@ -351,7 +428,7 @@ def _mixture_quantile(
         if iteration < NEWTON_STEPS:
             with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
                 # dF/du = dF/dx · x (1 − x)
-                slope = np.exp(xlogy(at_a, at) + xlog1py(at_b, -at) - log_norm[:, open_]).mean(axis=0)
+                slope = _average(np.exp(xlogy(at_a, at) + xlog1py(at_b, -at) - log_norm[:, open_]), at_weights)
                 proposed = expit(logit(at) - error / slope)
             inside = np.isfinite(proposed) & (proposed >= low[open_]) & (proposed <= high[open_])
             after = np.where(inside, proposed, after)

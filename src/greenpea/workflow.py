@@ -13,10 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from greenpea.errors import GreenpeaError, did_you_mean
-from greenpea.retirement import Consensus, Count, Early, Never, Rules, check, limit
+from greenpea.retirement import Confident, Consensus, Count, Early, Never, Rules, Settled, check, limit
 from greenpea.tree import DecisionTree, Text, shipped
 
-RULES: dict[str, type[BaseModel]] = {"count": Count, "consensus": Consensus, "answer": Early, "never": Never}
+RULES: dict[str, type[BaseModel]] = {
+    "count": Count,
+    "consensus": Consensus,
+    "answer": Early,
+    "confident": Confident,
+    "settled": Settled,
+    "never": Never,
+}
 
 
 class Feedback(BaseModel):

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from greenpea.cli import site
-from greenpea.cli.screen import console, plain, progress, say_next
+from greenpea.cli import demo, loop, site
+from greenpea.cli.screen import Sets, console, plain, progress, say_next
 from greenpea.errors import GreenpeaError
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the commands that learn or predict pay for it
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: only the commands that learn
 
 app = typer.Typer(
     help="People and Bayesian networks classify images together: votes in, an honest posterior out.\n\n"
-    "New here? Run [bold]greenpea demo[/bold]: simulated galaxies, a trained network, a report, in minutes.",
+    "New here? Run [bold]greenpea demo[/bold]: the whole loop on simulated galaxies, in minutes.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -29,14 +29,9 @@ app = typer.Typer(
 )
 tree_app = typer.Typer(help="Decision trees: list, draw, check, import.", no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(tree_app, name="tree")
-DEMO_SETTINGS = ("learning.epochs=36",)  # enough to show, on two cores in minutes; 'auto' learns a little more
 AFTER_TRAINING = ("learning.draws", "learning.seed", "learning.precision", "learning.accelerator")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign's folder.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as learning.epochs=50. Repeatable."),
-]
 TreeName = Annotated[str, typer.Argument(metavar="NAME", help="A shipped tree's name, or a JSON file.")]
 
 
@@ -361,47 +356,6 @@ def info(
     console.print(table)
 
 
-@app.command()
-def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the demonstration goes.")] = Path("demo"),
-    subjects: Annotated[int, typer.Option(help="How many simulated galaxies.", min=200)] = 3000,
-    sets: Sets = None,
-) -> None:
-    """Simulated galaxies → volunteers' votes → a Bayesian network → a catalogue and a report, in minutes.
-
-    Examples:
-
-      greenpea demo
-
-      greenpea demo somewhere --subjects 1000
-    """
-    from greenpea.campaign import Campaign, write_report
-    from greenpea.creation import simulate as make
-
-    if not (folder / "campaign.toml").is_file():
-        with progress() as report:
-            make(folder, subjects, 40, 64, 0, report, DEMO_SETTINGS)
-    else:
-        console.print(f"{folder} is there already: going on with it.")
-    campaign = Campaign.open(folder, sets or [])
-    if not campaign.runs:
-        with progress() as report:
-            campaign.train(report=report)
-    with progress() as report:
-        campaign.predict(folder / "catalogue.parquet", report=report)
-        judged = campaign.evaluate(report=report)
-        page = write_report(campaign, judged, folder / "report.html")
-    _show_scores(judged)
-    console.print("[bold]These galaxies and volunteers are simulated.[/bold] What was made:")
-    for path, words in {
-        page: "open this: how far to believe the network",
-        folder / "catalogue.parquet": "the votes it predicts for every galaxy",
-        folder / "images": "the galaxies",
-        folder / "campaign.toml": "the settings, with comments",
-    }.items():
-        console.print(f"  [bold]{plain(path)}[/bold]: {words}")
-
-
 # ---- trees -------------------------------------------------------------------------------------------
 
 
@@ -485,3 +439,5 @@ def tree_import(
 
 
 site.add_to(app)
+loop.add_to(app)
+demo.add_to(app)

@@ -50,7 +50,7 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _now() -> datetime:
+def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
@@ -68,7 +68,7 @@ def _store(folder: Path, database: str | None, new: bool = False) -> Store:
     return open_store(folder, database)
 
 
-def _filled_store(folder: Path, database: str | None) -> Store:
+def filled_store(folder: Path, database: str | None) -> Store:
     """Open a campaign's store that has been filled with its workflow and subjects."""
     store = _store(folder, database)
     if not store.workflows.all():
@@ -110,7 +110,7 @@ def _fill(store: Store, folder: Path) -> Filled:
 
     with progress() as report:
         report("reading the campaign's folder", 0.0, "")
-        filled = fill(store, folder, Settings.load(folder / "campaign.toml"), _now(), report)
+        filled = fill(store, folder, Settings.load(folder / "campaign.toml"), utc_now(), report)
     if filled.kept:
         console.print(
             f"[yellow]The workflow was published on the site since: version {filled.version} of there counts, not "
@@ -218,7 +218,7 @@ def _refuse_taken(host: str, port: int) -> None:
 def _invite_owner(store: Store, address: str) -> None:
     from greenpea.store import Role
 
-    token = store.people.invite(Role.OWNER, _now())
+    token = store.people.invite(Role.OWNER, utc_now())
     console.print(
         f"[yellow]Nobody owns this campaign yet.[/yellow] Make the owner's account here, within a week:\n"
         f"  {address}/join/{token}",
@@ -248,7 +248,7 @@ def backup(
     """
     from greenpea.store import backup as backups
 
-    opened, now = _database(folder, database), _now()
+    opened, now = _database(folder, database), utc_now()
     if _revision(opened) is None:
         raise GreenpeaError(f"{folder} has no store yet, so there is nothing to keep: 'greenpea serve' makes it")
     name = f"{folder.resolve().name}-{now:%Y%m%d-%H%M%S}.zip"
@@ -374,7 +374,7 @@ def import_zooniverse(
     with keeping(unused) as sink, progress() as report:
         report("reading", 0.0, "")
         found = read_classifications(classifications, versions, unused=sink)
-        result = store.classifications.import_(found, _now(), lambda done: report("reading", 0.0, f"{done:,} rows"))
+        result = store.classifications.import_(found, utc_now(), lambda done: report("reading", 0.0, f"{done:,} rows"))
     store.close()
     if not found.report.unused:
         unused.unlink()
@@ -435,7 +435,7 @@ def export_zooniverse(
 
     if out.exists() and not out.is_dir():
         raise GreenpeaError(f"{out} is a file: give the name of a folder")
-    store = _filled_store(folder, database)
+    store = filled_store(folder, database)
     with progress() as report:
         written = zooniverse_folder(store, folder.resolve().name, out, report)
     store.close()
@@ -472,7 +472,7 @@ def export_votes(
             f"{path} holds votes that came with the subjects, not from this site: move it away if these are to be "
             f"trained on instead, or give --out"
         )
-    store = _filled_store(folder, database)
+    store = filled_store(folder, database)
     votes, active = store.classifications.votes(), store.workflows.active()
     store.close()
     table = votes.to_table()
@@ -572,7 +572,7 @@ def people_add(
     """
     chosen = _role(role)
     store = _store(folder, database, new=True)
-    one = store.people.sign_up(name, password, _now(), role=chosen)
+    one = store.people.sign_up(name, password, utc_now(), role=chosen)
     store.close()
     console.print(f"[bold]{plain(one.shown)}[/bold] has an account: {one.role.value}.")
 
@@ -609,7 +609,7 @@ def people_reset(folder: Folder, name: Name, database: Address = None) -> None:
       greenpea people reset galaxies "Ada Lovelace"
     """
     store = _store(folder, database)
-    token = store.people.reset_token(_account(store, folder, name), _now())
+    token = store.people.reset_token(_account(store, folder, name), utc_now())
     store.close()
     _show_link(f"Give this to {plain(name)}: a new password can be set with it, once, within a day.", f"/reset/{token}")
 
@@ -624,7 +624,7 @@ def people_invite(folder: Folder, role: RoleName = "scientist", database: Addres
     """
     chosen = _role(role)
     store = _store(folder, database, new=True)
-    token = store.people.invite(chosen, _now())
+    token = store.people.invite(chosen, utc_now())
     store.close()
     _show_link(f"Whoever opens this first can join as {chosen.value}, within a week.", f"/join/{token}")
 

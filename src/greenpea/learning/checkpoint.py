@@ -23,10 +23,11 @@ from greenpea.calibration import Recalibration
 from greenpea.errors import GreenpeaError
 from greenpea.files import replacing, sha256
 from greenpea.images import Preparation
-from greenpea.learning import encoders, heads, uncertainty
-from greenpea.learning.model import Geometry, Model
+from greenpea.learning import encoders, uncertainty
+from greenpea.learning.model import Model
 from greenpea.learning.settings import Learning
 from greenpea.learning.training import History
+from greenpea.outputs import Geometry, Layout
 from greenpea.tree import DecisionTree
 
 FORMAT = "greenpea-model/1"
@@ -111,12 +112,12 @@ def _restore(facts: dict[str, Any], numbers: dict[str, torch.Tensor]) -> Model:
     encoder.to(memory_format=torch.channels_last).eval()
     return Model(
         encoder=encoder,
-        layout=heads.Layout(tree, settings.likelihood),
+        layout=Layout(tree, settings.likelihood),
         preparation=preparation,
         settings=settings,
         channels=facts["channels"],
         state=uncertainty.method(settings.uncertainty).restore(_part(numbers, "head.")),
-        geometry=Geometry(numbers["geometry.mean"], numbers["geometry.factor"], facts["unit"]),
+        geometry=Geometry(numbers["geometry.mean"].numpy(), numbers["geometry.factor"].numpy(), facts["unit"]),
         recalibration=Recalibration(**facts["recalibration"]),
         history=History(**facts["history"]),
         facts=facts["facts"],

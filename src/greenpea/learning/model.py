@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from greenpea import outputs
 from greenpea.calibration import Recalibration, recalibrate
 from greenpea.errors import GreenpeaError
 from greenpea.images import Preparation
-from greenpea.learning import encoders, heads, orientation, training, uncertainty
+from greenpea.learning import encoders, fitting, heads, orientation, training, uncertainty
 from greenpea.learning.batches import ImageBatches, PlainBatches
-from greenpea.learning.prediction import embed, in_blocks
+from greenpea.learning.prediction import embed
 from greenpea.learning.settings import Learning
+from greenpea.outputs import Geometry, Layout
 from greenpea.posterior import Posterior
 from greenpea.votes import Votes
 
@@ -32,38 +34,12 @@ def silent(stage: str, share: float, words: str) -> None:
     """Report nothing."""
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """Where the training subjects lie in embedding space: a Gaussian, to tell who is far from all of them."""
-
-    mean: Tensor
-    factor: Tensor  # lower Cholesky factor of the covariance
-    unit: float  # the median distance of validation subjects
-
-    @classmethod
-    def of(cls, training_: Tensor, validation: Tensor) -> Geometry:
-        """Fit on training embeddings; scale by validation ones, which the encoder has not seen either."""
-        mean = training_.double().mean(0)
-        centred = training_.double() - mean
-        covariance = centred.T @ centred / max(1, len(centred) - 1)
-        # Shrunk towards its mean diagonal, so that few subjects in many dimensions stay invertible.
-        ridge = covariance.diagonal().mean().clamp_min(1e-6) * torch.eye(len(mean), dtype=torch.float64)
-        factor = torch.linalg.cholesky(0.9 * covariance + 0.1 * ridge)
-        raw = cls(mean, factor, 1.0)
-        return replace(raw, unit=float(raw.distance(validation).median().clamp_min(1e-6)))
-
-    def distance(self, embeddings: Tensor) -> Tensor:
-        """Return the Mahalanobis distance, in units of a validation subject's median."""
-        white = torch.linalg.solve_triangular(self.factor, (embeddings.double() - self.mean).T, upper=False)
-        return white.square().mean(0).sqrt() / self.unit
-
-
 @dataclass(frozen=True, eq=False)
 class Model:
     """A trained model. ``facts`` is what a checkpoint says of its origin (settings, seed, versions, hashes)."""
 
     encoder: encoders.Encoder
-    layout: heads.Layout
+    layout: Layout
     preparation: Preparation
     settings: Learning
     channels: int
@@ -83,7 +59,7 @@ class Model:
         """Return every number of the model by name, as a checkpoint keeps them."""
         kept = {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
         kept |= {f"head.{name}": value for name, value in self.method.tensors(self.state).items()}
-        kept |= {"geometry.mean": self.geometry.mean, "geometry.factor": self.geometry.factor}
+        kept |= {f"geometry.{name}": torch.from_numpy(getattr(self.geometry, name)) for name in ("mean", "factor")}
         return {name: value.detach().cpu().contiguous() for name, value in kept.items()}
 
     def fingerprint(self) -> str:
@@ -102,14 +78,15 @@ class Model:
         """
         seed = self.settings.seed if seed is None else seed
         name = self.fingerprint()
-        weights = [self.method.draw(self.state, _generator(name, seed, t)) for t in range(draws or self.settings.draws)]
+        weights = [self.method.draw(self.state, generator(name, seed, t)) for t in range(draws or self.settings.draws)]
         return torch.stack(weights)
 
     def posterior(self, embeddings: Tensor, subject_ids: np.ndarray, weights: Tensor) -> Posterior:
         """Return the posterior of subjects from their embeddings and draws of the head (`draw`)."""
-        outputs = torch.cat(list(in_blocks(lambda block: heads.apply(weights, block), embeddings)))
-        distance = self.geometry.distance(embeddings).float().numpy()
-        return self.recalibration.apply(heads.posterior(self.layout, outputs, subject_ids, distance))
+        values = embeddings.numpy()
+        found = outputs.apply(weights.numpy(), values)
+        distance = self.geometry.distance(values)
+        return self.recalibration.apply(outputs.posterior(self.layout, found, subject_ids, distance))
 
     def predict(
         self, images: np.ndarray, subject_ids: np.ndarray, draws: int | None = None, seed: int | None = None
@@ -119,7 +96,8 @@ class Model:
         return self.posterior(embeddings, subject_ids, self.draw(draws, seed))
 
 
-def _generator(name: str, seed: int, t: int) -> torch.Generator:
+def generator(name: str, seed: int, t: int) -> torch.Generator:
+    """Return the random numbers of draw ``t``: a function of these three alone."""
     digest = hashlib.sha256(f"{name}:{seed}:{t}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
@@ -164,9 +142,9 @@ def _learn(
     start: Model | None,
     report: Report,
 ) -> Model:
-    layout = heads.Layout(votes.tree, settings.likelihood)
+    layout = Layout(votes.tree, settings.likelihood)
     packed = heads.Targets(layout).pack(votes)
-    bias = layout.constant_bias(votes.select(learned))
+    bias = heads.constant_bias(layout, votes.select(learned))
     encoder = _encoder(images.shape[1], preparation, settings, start)
     turned = _orientation(images, learned, settings)
     network = _network(encoder, layout, bias, settings)
@@ -183,7 +161,7 @@ def _learn(
         settings=settings,
         channels=images.shape[1],
         state=None,
-        geometry=Geometry.of(*values),
+        geometry=Geometry.of(*(value.numpy() for value in values)),
         recalibration=Recalibration.identity(votes.tree),
         history=history,
         facts={"orientation": turned, "subjects": {"training": len(learned), "validation": len(kept)}},
@@ -214,10 +192,10 @@ class _Evidence:
         """Return the model's posterior of the validation subjects."""
         return model.posterior(self.validation, self.votes.subject_ids[self.kept], model.draw())
 
-    def score_of(self, layout: heads.Layout, mean: Tensor) -> float:
+    def score_of(self, layout: Layout, mean: Tensor) -> float:
         """Return ln p of the validation votes under one head, in nats."""
-        outputs = heads.apply(mean[None], self.validation)[:, 0]
-        values = heads.Targets(layout).log_likelihood(outputs, self.packed[torch.from_numpy(self.kept)])
+        found = self.validation @ mean[:-1] + mean[-1]
+        values = heads.Targets(layout).log_likelihood(found, self.packed[torch.from_numpy(self.kept)])
         return float(sum(value.sum() for value in values.values()))
 
     def score(self, model: Model) -> float:
@@ -242,7 +220,7 @@ def _frozen_head(model: Model, bias: Tensor, evidence: _Evidence, report: Report
     found: list[tuple[float, Tensor]] = []
     for index, precision in enumerate(PRECISIONS):
         report("head", index / len(PRECISIONS), f"prior precision {precision:g}")
-        mean = heads.refit(model.layout, evidence.training, packed, anchor, precision)
+        mean = fitting.refit(model.layout, evidence.training, packed, anchor, precision)
         found.append((evidence.score_of(model.layout, mean), mean))
     return max(found, key=lambda pair: pair[0])[1]
 
@@ -285,7 +263,7 @@ def _orientation(images: np.ndarray, rows: np.ndarray, settings: Learning) -> Li
     return orientation.probe(images, rows, np.random.default_rng(settings.seed)).orientation
 
 
-def _network(encoder: encoders.Encoder, layout: heads.Layout, bias: Tensor, settings: Learning) -> nn.Sequential:
+def _network(encoder: encoders.Encoder, layout: Layout, bias: Tensor, settings: Learning) -> nn.Sequential:
     head = nn.Linear(encoder.embedding_size, layout.outputs)
     nn.init.zeros_(head.weight)
     head.bias.data.copy_(bias)  # begin as the constant predictor: every step from there is something learned
@@ -299,7 +277,7 @@ def _train(
     packed: Tensor,
     learned: np.ndarray,
     kept: np.ndarray,
-    layout: heads.Layout,
+    layout: Layout,
     settings: Learning,
     turned: Literal["any", "upright"],
     report: Report,

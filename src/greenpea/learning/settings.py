@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Likelihood = Literal["dirichlet-multinomial", "multinomial"]
+from greenpea.outputs import Likelihood
 
 
 class _Settings(BaseModel):

@@ -15,6 +15,7 @@ from greenpea.site import identity
 from greenpea.site.context import Site, link, page, site_of
 from greenpea.site.languages import LANGUAGES
 from greenpea.site.mail import is_address
+from greenpea.site.rounds import asked, numbers_of
 from greenpea.site.security import check_password, protected
 from greenpea.store import Volunteer
 from greenpea.store import people as rules
@@ -68,6 +69,7 @@ def history(
 ) -> HTMLResponse:
     site = site_of(request)
     found = site.store.classifications.of_volunteer(person.id, after, PER_PAGE + 1) if person else []
+    numbers = numbers_of(site.folder, found)
     return page(
         request,
         "account/me.html",
@@ -77,6 +79,7 @@ def history(
         first=after is None,
         favourites={subject.id for subject in site.store.people.favourites(person.id)} if person else set(),
         said=lambda annotations, language: said(_tree(site), annotations, language),
+        asked=lambda one, t: asked(one, numbers.get(one.round), t),
         notice=notice(request, done),
     )
 

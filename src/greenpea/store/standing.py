@@ -85,6 +85,18 @@ class Standings:
             retired=np.array([row.retired_at is not None for row in rows], dtype=bool),
         )
 
+    def savings(self, limit: int) -> tuple[int, int]:
+        """Return (classifications that retired subjects did not need of their ``limit``, those that they had)."""
+        fewer = func.sum(limit - progress.c.classifications).filter(progress.c.classifications < limit)
+        query = select(func.coalesce(fewer, 0), func.coalesce(func.sum(progress.c.classifications), 0)).where(
+            progress.c.major == self._workflows.active().major,
+            progress.c.pool == "main",
+            progress.c.retired_at.is_not(None),
+        )
+        with self._database.read() as connection:
+            saved, spent = connection.execute(query).one()
+        return int(saved), int(spent)
+
     def by_stream(self, streams: Iterable[Stream]) -> dict[Stream, Votes]:
         """Return the counted votes of each stream at the active version: one pass over the classifications."""
         version, chosen = self._workflows.active(), tuple(streams)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from greenpea.learning.heads import Layout
+from greenpea.outputs import Layout
 
 
 @dataclass(frozen=True)

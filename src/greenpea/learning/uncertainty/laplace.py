@@ -6,16 +6,17 @@ and zero between questions, which share no weights (MacKay 1992; Daxberger+2021,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softmax
 
-from greenpea.learning.heads import LOG_CONCENTRATION, Layout, apply
+from greenpea.learning.heads import log_parameters
+from greenpea.outputs import LOG_CONCENTRATION, Layout
 
-CHUNK = 1024  # subjects whose Fisher information is held at once
+CHUNK = 512  # subjects whose Fisher information is held at once
 
 
 PRECISIONS = (1.0, 10.0, 100.0, 1000.0)  # of the Gaussian prior on every weight
@@ -23,85 +24,146 @@ PRECISIONS = (1.0, 10.0, 100.0, 1000.0)  # of the Gaussian prior on every weight
 
 @dataclass(frozen=True)
 class State:
-    """The most probable head [embedding + 1, output], and per question the Cholesky factor of its precision.
+    """The most probable head [embedding + 1, output], and per group of outputs the Cholesky factor of its precision.
 
-    ``factors[question]`` is lower triangular, of size (embedding + 1) × the question's outputs, the
-    embedding running fastest.
+    ``columns[group]`` are a group's outputs (`groups`). ``factors[group]`` is lower triangular, of size
+    (embedding + 1) × the group's outputs, the embedding running fastest.
     """
 
     mean: Tensor
     factors: dict[str, Tensor]
-    columns: dict[str, tuple[int, int]]
+    columns: dict[str, tuple[int, ...]]
+
+
+def groups(layout: Layout) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return group → (question, its columns of the output): the sets of outputs whose doubt hangs together.
+
+    A ``single`` question is one group; every answer of a ``multiple`` one is a group of its own.
+    """
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for question in layout.tree.questions:
+        part, answers = layout.slices[question.slug], len(question.answers)
+        if question.kind == "single":
+            found[question.slug] = question.slug, tuple(range(part.start, part.stop))
+            continue
+        for index, answer in enumerate(question.answer_slugs):
+            columns = tuple(range(part.start + index, part.stop, answers))  # the logit and, with a spread, its ln s
+            found[f"{question.slug}/{answer}"] = question.slug, columns
+    return found
 
 
 def candidates(layout: Layout, mean: Tensor, embeddings: Tensor, packed: Tensor, rate: float) -> Iterator[State]:
     """Yield the Gaussian around ``mean`` for each prior precision; the curvature is computed once for all.
 
-    ``embeddings`` [subject, embedding] and ``packed`` votes are those the head learned from. Costs N·(E·O)²
-    multiply-adds a question of O outputs, and a Cholesky factorisation of size E·O for each precision.
+    ``embeddings`` [subject, embedding] and ``packed`` votes are those the head learned from. Costs N·E²/2
+    multiply-adds a pair of outputs in a group, and Cholesky factorisations for each precision.
     """
-    outputs = apply(mean[None], embeddings)[:, 0].double()
     inputs = torch.cat([embeddings, torch.ones(len(embeddings), 1)], dim=1).double()
-    questions = layout.tree.questions
-    curvatures = {}
-    for index, question in enumerate(questions):
-        reached = packed[:, index - len(questions)].double()
-        part = outputs[:, layout.slices[question.slug]]
-        curvatures[question.slug] = _curvature(layout, question.slug, inputs, part, reached)
-    columns = {slug: (part.start, part.stop) for slug, part in layout.slices.items()}
+    found = curvatures(layout, mean.double(), inputs, packed)
     for precision in PRECISIONS:
-        yield State(mean, {slug: _factor(curvature, precision) for slug, curvature in curvatures.items()}, columns)
+        yield around(layout, mean, found, torch.full((len(mean),), precision, dtype=torch.float64))
 
 
-def _factor(curvature: Tensor, precision: float) -> Tensor:
+def around(layout: Layout, mean: Tensor, found: dict[str, Tensor], stiffness: Tensor) -> State:
+    """Return the Gaussian around ``mean`` of given curvatures, the prior's precision [row] added to them."""
+    factors = {name: _factor(curvature, stiffness) for name, curvature in found.items()}
+    return State(mean, factors, {name: columns for name, (_, columns) in groups(layout).items()})
+
+
+def _factor(curvature: Tensor, stiffness: Tensor) -> Tensor:
     """Return the Cholesky factor in float32, as a checkpoint keeps it: half the size and far more than needed."""
-    stiff = curvature + precision * torch.eye(len(curvature), dtype=curvature.dtype)
+    stiff = curvature + torch.diag(stiffness.repeat(len(curvature) // len(stiffness)))
     return torch.linalg.cholesky(stiff).float()
 
 
 def draw(state: State, generator: torch.Generator) -> Tensor:
     """Return one set of weights [embedding + 1, output] from the Gaussian."""
-    weights = state.mean.double().clone()
-    rows = len(weights)
+    return draws(state, [generator])[0]
+
+
+def draws(state: State, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return one set of weights a generator, [draw, embedding + 1, output], for the cost of one solution."""
+    weights = state.mean.double().repeat(len(generators), 1, 1)
+    rows = len(state.mean)
     # By column, never by the dictionary's order: a checkpoint comes back in another, with the same noise to spend.
-    for slug, (start, stop) in sorted(state.columns.items(), key=lambda item: item[1]):
-        factor = state.factors[slug]
-        noise = torch.randn(len(factor), 1, generator=generator, dtype=torch.float64)
+    for name, columns in sorted(state.columns.items(), key=lambda item: item[1]):
+        factor = state.factors[name]
+        noise = [torch.randn(len(factor), generator=one, dtype=torch.float64) for one in generators]
         # θ = mean + L⁻ᵀ ε has the covariance (L Lᵀ)⁻¹
-        step = torch.linalg.solve_triangular(factor.T.double(), noise, upper=True)
-        weights[:, start:stop] += step.reshape(stop - start, rows).T
+        step = torch.linalg.solve_triangular(factor.T.double(), torch.stack(noise, dim=1), upper=True)
+        weights[:, :, list(columns)] += step.T.reshape(len(noise), len(columns), rows).mT
     return weights.to(state.mean.dtype)
 
 
 def tensors(state: State) -> dict[str, Tensor]:
     """Return what a checkpoint keeps."""
-    kept = {f"factor.{slug}": factor.contiguous() for slug, factor in state.factors.items()}
-    kept |= {f"columns.{slug}": torch.tensor(place) for slug, place in state.columns.items()}
+    kept = {f"factor.{name}": factor.contiguous() for name, factor in state.factors.items()}
+    kept |= {f"columns.{name}": torch.tensor(place) for name, place in state.columns.items()}
     return kept | {"mean": state.mean}
 
 
 def restore(kept: dict[str, Tensor]) -> State:
     """Return the State of a checkpoint."""
     factors = {name[7:]: value for name, value in kept.items() if name.startswith("factor.")}
-    columns = {slug: tuple(kept[f"columns.{slug}"].tolist()) for slug in factors}
-    return State(kept["mean"], factors, columns)  # type: ignore[arg-type]
+    columns = {name: tuple(kept[f"columns.{name}"].tolist()) for name in factors}
+    return State(kept["mean"], factors, columns)
 
 
-def _curvature(layout: Layout, slug: str, inputs: Tensor, outputs: Tensor, reached: Tensor) -> Tensor:
-    """Return Σ_i F_i ⊗ z_i z_iᵀ over the subjects who were asked, [output·row, output·row]."""
-    size, count = inputs.shape[1], outputs.shape[1]
-    total = torch.zeros(count, size, count, size, dtype=torch.float64)
-    asked = torch.nonzero(reached > 0)[:, 0]
-    for rows in asked.split(CHUNK) if len(asked) else ():
-        fisher = output_fisher(layout, slug, outputs[rows], reached[rows])
-        z = inputs[rows]
-        for first in range(count):
-            for second in range(first + 1):
-                block = z.T @ (fisher[:, first, second, None] * z)
-                total[first, :, second] += block
-                if first != second:
-                    total[second, :, first] += block.T
-    return total.reshape(count * size, count * size)
+def curvatures(layout: Layout, mean: Tensor, inputs: Tensor, packed: Tensor) -> dict[str, Tensor]:
+    """Return, per group, Σ_i F_i ⊗ z_i z_iᵀ over the subjects who were asked, [output·row, output·row].
+
+    ``inputs`` z are embeddings with a last column of ones. The products z_a z_b are formed once for all groups:
+    the rest is one matrix product with the Fisher informations F.
+    """
+    size = inputs.shape[1]
+    pairs = [(name, *pair) for name, (_, columns) in groups(layout).items() for pair in _pairs(len(columns))]
+    upper = torch.triu_indices(size, size)
+    total = torch.zeros(len(pairs), upper.shape[1], dtype=torch.float64)
+    for at in range(0, len(inputs), CHUNK):
+        z, votes = inputs[at : at + CHUNK], packed[at : at + CHUNK].double()
+        fisher = _fishers(layout, z @ mean, votes)
+        weights = torch.stack([fisher[name][:, first, second] for name, first, second in pairs])
+        total += weights @ (z[:, upper[0]] * z[:, upper[1]])
+    return _assembled(layout, pairs, total, upper, size)
+
+
+def _pairs(count: int) -> list[tuple[int, int]]:
+    return [(first, second) for first in range(count) for second in range(first + 1)]
+
+
+def _assembled(
+    layout: Layout, pairs: list[tuple[str, int, int]], total: Tensor, upper: Tensor, size: int
+) -> dict[str, Tensor]:
+    found = {
+        name: torch.zeros(len(columns), size, len(columns), size, dtype=torch.float64)
+        for name, (_, columns) in groups(layout).items()
+    }
+    for (name, first, second), values in zip(pairs, total, strict=True):
+        block = torch.zeros(size, size, dtype=torch.float64)
+        block[upper[0], upper[1]] = values
+        block[upper[1], upper[0]] = values
+        found[name][first, :, second] = found[name][second, :, first] = block
+    return {name: value.reshape(len(value) * size, -1) for name, value in found.items()}
+
+
+def _fishers(layout: Layout, outputs: Tensor, packed: Tensor) -> dict[str, Tensor]:
+    """Return, per group, the Fisher information [subject, output, output] of each subject's votes; 0 where unasked."""
+    by_question = {}
+    questions = layout.tree.questions
+    for index, question in enumerate(questions):
+        part, reached = layout.slices[question.slug], packed[:, index - len(questions)]
+        asked = torch.nonzero(reached > 0)[:, 0]
+        count = part.stop - part.start
+        by_question[question.slug] = torch.zeros(len(outputs), count, count, dtype=torch.float64)
+        if len(asked):
+            by_question[question.slug][asked] = output_fisher(
+                layout, question.slug, outputs[asked][:, part], reached[asked]
+            )
+    found = {}
+    for name, (slug, columns) in groups(layout).items():
+        local = [column - layout.slices[slug].start for column in columns]
+        found[name] = by_question[slug][:, local][:, :, local]
+    return found
 
 
 def output_fisher(layout: Layout, slug: str, outputs: Tensor, reached: Tensor) -> Tensor:
@@ -116,7 +178,7 @@ def output_fisher(layout: Layout, slug: str, outputs: Tensor, reached: Tensor) -
     if family == "binomial":
         f = outputs.sigmoid()
         return torch.diag_embed(n[:, None] * f * (1 - f))
-    alpha = layout.log_parameters(slug, outputs).exp()
+    alpha = log_parameters(layout, slug, outputs).exp()
     if family == "dirichlet-multinomial":
         f = softmax(outputs[:, :answers], dim=-1)
         s = outputs[:, answers:].clamp(*LOG_CONCENTRATION).exp()
@@ -159,16 +221,12 @@ def dirichlet_multinomial_fisher(alpha: Tensor, n: Tensor) -> Tensor:
 
 def survival(alpha: Tensor, beta: Tensor, n: Tensor, most: int) -> Tensor:
     """Return P(K > j), j = 0…most−1, for K beta-binomial(n, α, β): [subject, answer, j]."""
-    k = torch.arange(most + 1, dtype=torch.float64)
-    n_ = n[:, None, None]
-    a, b = alpha[..., None], beta.clamp_min(1e-12)[..., None]
-    rest = (n_ - k).clamp_min(0)
-    log_p = (
-        torch.lgamma(n_ + 1) - torch.lgamma(k + 1) - torch.lgamma(rest + 1)
-        + torch.lgamma(a + k) + torch.lgamma(b + rest) - torch.lgamma(a + b + n_)
-        - torch.lgamma(a) - torch.lgamma(b) + torch.lgamma(a + b)
-    )  # fmt: skip
-    pmf = torch.where(k <= n_, log_p.exp(), torch.zeros_like(log_p))
+    n_, b = n[:, None], beta.clamp_min(1e-12)
+    # ln P(0) = ln (β)_n − ln (α+β)_n,  P(k+1)/P(k) = (n−k)(α+k) / ((k+1)(β+n−k−1))
+    first = torch.lgamma(b + n_) - torch.lgamma(b) - torch.lgamma(alpha + b + n_) + torch.lgamma(alpha + b)
+    k = torch.arange(most, dtype=torch.float64)
+    left = (n_ - k).clamp_min(0)[:, None]  # [subject, 1, k]
+    ratio = left * (alpha[..., None] + k) / ((k + 1) * (b[..., None] + (left - 1).clamp_min(0)))
+    log_p = first[..., None] + ratio.log().cumsum(-1)  # −∞ from k = n + 1 on
     # Summed from the far end, so that small tails keep their relative precision.
-    tail = pmf.flip(-1).cumsum(-1).flip(-1)
-    return tail[..., 1:]
+    return log_p.exp().flip(-1).cumsum(-1).flip(-1)

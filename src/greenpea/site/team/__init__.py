@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from greenpea.site.team import finds, health, progress, subjects, transfers, volunteers, workflows
+from greenpea.site.team import finds, health, progress, rounds, subjects, transfers, volunteers, workflows
 
 router = APIRouter(include_in_schema=False)
-for _part in (progress, subjects, volunteers, workflows, transfers, finds, health):
+for _part in (progress, rounds, subjects, volunteers, workflows, transfers, finds, health):
     router.include_router(_part.router)

@@ -25,6 +25,7 @@ LONGEST = 2000  # characters of a place in a list; ours have some 100
 SECTIONS = (
     ("/team", "Progress", Role.SCIENTIST),
     ("/team/subjects", "Subjects", Role.SCIENTIST),
+    ("/team/rounds", "Rounds", Role.SCIENTIST),
     ("/team/volunteers", "Volunteers", Role.MODERATOR),
     ("/team/finds", "Finds", Role.MODERATOR),
     ("/team/workflow", "Workflow", Role.SCIENTIST),
@@ -38,6 +39,7 @@ DONE = {  # said after a redirect: only these sentences, and a number
     "unbanned": "The ban is lifted. {} classifications count again.",
     "role": "The role is changed.",
     "published": "Published: volunteers see the new workflow from now on.",
+    "ranked": "The ranks of round {} order the queue again.",
     "same": "That is the active workflow already: nothing has changed.",
 }
 

@@ -10,10 +10,15 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import Response
 
+from greenpea.errors import GreenpeaError
 from greenpea.site import charts
 from greenpea.site.context import Site, site_of
+from greenpea.site.rounds import numbers_of, rounds_of
+from greenpea.site.team import posteriors
 from greenpea.site.team.common import Scientist, next_page, number_of, placed, team_page
 from greenpea.site.team.outline import votes
+from greenpea.site.team.rounds import chance_in_words, nats, place_of
+from greenpea.store import Subject, Version
 
 router = APIRouter(prefix="/team/subjects")
 
@@ -101,5 +106,25 @@ def subject(request: Request, person: Scientist, subject_id: str) -> Response:
         classifications=classifications,
         cut=len(classifications) == MOST_CLASSIFICATIONS,
         finds=site.store.finds.all(hidden=None, subject=found.id)[0],
+        numbers=numbers_of(site.folder, classifications),
+        chance=chance_in_words,
+        nats=nats,
         now=site.clock(),
+        **believed(site, found, version),
     )
+
+
+def believed(site: Site, subject: Subject, version: Version) -> dict[str, Any]:
+    """Return what the template shows of the rounds: the posterior, the place in the ranking, and what is wrong."""
+    faults: list[str] = []
+    found, place = None, None
+    try:
+        found = posteriors.posterior_of(site, subject)
+    except GreenpeaError as error:
+        faults.append(str(error))
+    try:
+        place = place_of(rounds_of(site.folder), subject)
+    except GreenpeaError as error:
+        faults.append(str(error))
+    shown = posteriors.pictures(found, version.workflow.tree, subject.tally) if found else {}
+    return {"believed": found, "pictures": shown, "place": place, "faults": faults}

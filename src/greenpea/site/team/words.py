@@ -7,7 +7,7 @@ from datetime import datetime
 
 from markupsafe import Markup
 
-from greenpea.retirement import Consensus, Count, Early, Rules
+from greenpea.retirement import Confident, Consensus, Count, Early, Rules, Settled
 from greenpea.store import Counted, Stream
 from greenpea.tree import DecisionTree
 
@@ -132,4 +132,26 @@ def _rule(rule: object, tree: DecisionTree) -> str:
                 f"As soon as {100 * rule.share:g} % say “{tree[rule.question].answer(rule.answer).label()}” to "
                 f"“{tree[rule.question].label()}”, once {count(rule.votes, 'volunteer')} or more have answered it."
             )
+        case Confident():
+            return (
+                f"At a round, as soon as image and votes tell the share of every answer to {_where(rule, tree)} to "
+                f"{_points(rule.below)} (standard deviation), "
+                f"after {count(rule.classifications, 'classification')} or more."
+            )
+        case Settled():
+            return (
+                f"At a round, as soon as going on to the full count would raise the chance of naming the leading "
+                f"answer to {_where(rule, tree)} by less than {_points(rule.gain)}, "
+                f"after {count(rule.classifications, 'classification')} or more."
+            )
     return "Never: every subject stays open."
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:g} percentage point{'' if share == 0.01 else 's'}"
+
+
+def _where(rule: Confident | Settled, tree: DecisionTree) -> str:
+    if rule.question is None:
+        return "each question that at least half of the volunteers reach"
+    return f"“{tree[rule.question].label()}”"

@@ -1,0 +1,187 @@
+"""Commands of the loop: run a round, run them for ever, list them, go back to one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from greenpea.cli.screen import Sets, console, plain, progress
+from greenpea.cli.site import Address, Folder, filled_store, utc_now
+
+if TYPE_CHECKING:
+    from greenpea.records import Record
+
+OUTCOMES = {
+    "promoted": "promoted",
+    "ungated": "promoted, ungated",
+    "kept": "incumbent kept",
+    "failed": "failed",
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command("round")(round_)
+    app.command("loop")(loop_)
+    app.command("rounds")(rounds_)
+
+
+def round_(folder: Folder, database: Address = None, sets: Sets = None) -> None:
+    """Learn from the votes so far and turn the queue to the subjects that teach most. Killed, it goes on where it was.
+
+    Collects the votes, fits heads on the cached embeddings, lets them take over only if the audit set's votes do not
+    speak against them, ranks the open subjects, retires those of which enough is known (the rules 'confident' and
+    'settled' of workflow.json), and keeps everything in DIR/rounds/.
+
+    Examples:
+
+      greenpea round galaxies
+
+      greenpea round galaxies --set loop.votes=3
+    """
+    from greenpea import rounds
+    from greenpea.campaign import Campaign
+
+    campaign = Campaign.open(folder, sets or [])
+    store = filled_store(folder, database)
+    try:
+        with progress() as report:
+            record = rounds.run(campaign, store, report=report)
+    finally:
+        store.close()
+    if record is None:
+        console.print("No vote is new since the last round: the queue stays as it is.")
+    else:
+        _tell(record)
+
+
+def loop_(folder: Folder, database: Address = None, sets: Sets = None) -> None:
+    """Run rounds for ever, beside 'greenpea serve': after 200 new classifications, or 10 minutes. Ctrl-C ends it.
+
+    Both numbers are settings (loop.classifications, loop.minutes). It takes the processor only when nobody else
+    wants it, so that volunteers do not wait.
+
+    Examples:
+
+      greenpea loop galaxies
+
+      greenpea loop galaxies --set loop.classifications=1000
+    """
+    from greenpea import rounds
+    from greenpea.campaign import Campaign
+
+    os.nice(10)
+    campaign = Campaign.open(folder, sets or [])
+    store = filled_store(folder, database)
+    chosen = campaign.settings.loop
+    console.print(
+        f"Waiting for votes on [bold]{plain(folder)}[/bold]: a round after {chosen.classifications:,} new "
+        f"classifications, or {chosen.minutes:g} minutes. Ctrl-C ends it; what is under way is finished next time.",
+        soft_wrap=True,
+    )
+    try:
+        rounds.loop(campaign, store, _tell)
+    except KeyboardInterrupt:
+        console.print("Ended.")
+    finally:
+        store.close()
+
+
+def rounds_(
+    folder: Folder,
+    rollback: Annotated[int | None, typer.Option(metavar="N", help="Let round N rank the queue again.")] = None,
+    database: Address = None,
+) -> None:
+    """List the rounds of a campaign, or go back to one.
+
+    Examples:
+
+      greenpea rounds galaxies
+
+      greenpea rounds galaxies --rollback 7
+    """
+    from greenpea import records
+
+    if rollback is not None:
+        _roll_back(folder, rollback, database)
+        return
+    found = records.every(folder)
+    if not found:
+        console.print(
+            f"{plain(folder)} has had no round yet: 'greenpea round {plain(folder)}' runs one, 'greenpea loop' goes on."
+        )
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading, justify in (
+        ("round", "right"), ("begun", "left"), ("answers", "right"), ("outcome", "left"), ("excess", "right"),
+        ("by chance", "right"), ("ranked", "right"), ("retired", "right"), ("model", "left"),
+    ):  # fmt: skip
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for record in found:
+        table.add_row(*_line(record))
+    console.print(table)
+    console.print(
+        "excess: nats per vote of the audit set above each subject's own fractions, the smaller the better; "
+        "by chance: of heads that learned from the random stream alone.",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def _line(record: Record) -> list[str]:
+    overall = record.overall
+    outcome = OUTCOMES.get(record.gate.outcome, "") if record.gate else ""
+    return [
+        str(record.number),
+        record.begun_at.astimezone().strftime("%Y-%m-%d %H:%M"),
+        f"{record.answers:,}",
+        outcome if record.finished else f"unfinished: {list(record.stages)[-1]}",
+        f"{overall.excess:.3f}" if overall else "–",
+        f"{overall.random_excess:.3f}" if overall and overall.random_excess is not None else "–",
+        f"{record.ranked:,}",
+        f"{sum(record.retired.values()):,}",
+        record.model[:8],
+    ]
+
+
+def _roll_back(folder: Path, number: int, database: str | None) -> None:
+    from greenpea import rounds
+    from greenpea.campaign import Campaign
+
+    store = filled_store(folder, database)
+    try:
+        record = rounds.roll_back(Campaign.open(folder), store, number, utc_now())
+    finally:
+        store.close()
+    console.print(
+        f"Round {number} ranks the queue again (model {record.model[:8]}, {record.ranked:,} subjects), until the next "
+        f"round takes over.",
+        soft_wrap=True,
+    )
+
+
+def _tell(record: Record) -> None:
+    """Say in a few lines what a round did."""
+    gate, overall = record.gate, record.overall
+    outcome = OUTCOMES.get(gate.outcome, "") if gate else ""
+    console.print(
+        f"[bold]Round {record.number}[/bold]: {record.answers:,} answers on {record.subjects:,} subjects; {outcome}"
+        f"{f' ({plain(gate.why)})' if gate else ''}.",
+        soft_wrap=True,
+    )
+    if overall:
+        console.print(
+            f"  excess {overall.excess:.3f} nats per vote on the audit set; {overall.constant_excess:.3f} without "
+            f"looking at images",
+            soft_wrap=True,
+        )
+    retired = sum(record.retired.values())
+    console.print(
+        f"  {record.ranked:,} subjects ranked ({record.scored}), {retired:,} retired; "
+        f"{record.saved:,} classifications saved so far",
+        soft_wrap=True,
+    )

@@ -1,0 +1,366 @@
+"""The demonstration: the whole loop on simulated galaxies, with simulated volunteers at a real site.
+
+::
+
+    galaxies ─ greenpea serve ◄── volunteers, over the API, in a process of their own
+                    │                 ▲
+                  votes             queue
+                    └──► rounds ──────┘          the network learns from the votes, and says what to ask next
+
+Everything is what a survey would run, but for the galaxies and the people.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float
+
+from greenpea import creation, records, simulate
+from greenpea.campaign import SETTINGS, TRUTH, WORKFLOW, Campaign
+from greenpea.combining import combine
+from greenpea.embeddings import Embeddings
+from greenpea.errors import GreenpeaError
+from greenpea.heads import Heads
+from greenpea.posterior import Posterior
+from greenpea.records import Record
+from greenpea.rehearsal import truth_in
+from greenpea.retirement import Count, Settled
+from greenpea.rounds import run
+from greenpea.site.opening import open_store
+from greenpea.store import Overview, Role, Store
+from greenpea.tree import DecisionTree
+from greenpea.visiting import come
+from greenpea.votes import Votes
+from greenpea.workflow import Workflow
+
+WATCHED = 0.5  # seconds between two looks at the store
+STARTING = 60.0  # seconds the site may take to answer
+LOG = "server.log"
+Report = Callable[[str, float, str], None]  # stage, share done, words
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much there is to do: by default what two cores do in some four minutes."""
+
+    subjects: int = 1500
+    limit: int = 40  # classifications after which a subject retires in any case
+    classifications: int = 24_000  # after which the demonstration ends, retired or not
+    rounds: int = 12  # at most; as many as come in time
+    per_second: float = 160.0  # classifications of all volunteers together, so that rounds keep up
+    pixels: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a spectator sees."""
+
+    scale: Scale
+    classifications: int
+    volunteers: int
+    subjects: int
+    retired: int
+    seconds: float  # since the first volunteer
+    doing: str
+    rounds: tuple[Record, ...]
+    address: str
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came of it, judged by the simulated truth; ``accuracy`` is question → how → share of right answers.
+
+    An answer is right where it is the one that most of infinitely many such volunteers would give. A question
+    counts on the subjects at which at least half of them would come to it. How: "votes", the counts alone; "combined",
+    votes and network; "full", what the counts would say had everybody been asked to the full limit.
+    """
+
+    scale: Scale
+    overview: Overview
+    rounds: tuple[Record, ...]
+    accuracy: Mapping[str, Mapping[str, float]]
+    overall: Mapping[str, float]
+    most: tuple[tuple[str, int], ...]  # (subject id, classifications so far): to ask about first, and last
+    least: tuple[tuple[str, int], ...]
+    seconds: float
+
+    @property
+    def full(self) -> int:
+        """Classifications that every subject's full limit would take."""
+        return self.scale.limit * self.overview.subjects
+
+
+# ---- setting the scene -------------------------------------------------------------------------------
+
+
+def prepare(folder: Path, scale: Scale, report: Report) -> Campaign:
+    """Make the demonstration's campaign, or go on with the one that is there."""
+    if (folder / SETTINGS).is_file():
+        campaign = Campaign.open(folder)
+        if not campaign.simulated or campaign.tree.name != "gz-decals-5":
+            raise GreenpeaError(f"{folder} is a campaign, but not the demonstration's: name another folder")
+        return campaign
+    chosen = ["site.per_minute=10000000", "site.audit_share=0.06", "site.lease_minutes=2", "learning.draws=30"]
+    creation.simulate(folder, scale.subjects, 0, scale.pixels, scale.seed, report, chosen)
+    workflow = Workflow.load(folder / WORKFLOW)
+    rules = (
+        Count(classifications=scale.limit),
+        Settled(rule="settled", gain=0.02, classifications=min(5, scale.limit)),
+    )
+    text = workflow.model_copy(update={"retirement": rules}).to_json()
+    (folder / WORKFLOW).write_text(text, encoding="utf-8")
+    return Campaign.open(folder)
+
+
+class Site:
+    """``greenpea serve`` on the campaign, as a process of its own."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.address = f"http://localhost:{port}"
+        command = [sys.executable, "-m", "greenpea", "serve", str(folder), "--port", str(port), "--quiet"]
+        with (folder / LOG).open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        try:
+            self._wait(folder / LOG)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait(self, log: Path) -> None:
+        begun = time.monotonic()
+        while time.monotonic() - begun < STARTING:
+            if self.process.poll() is not None:
+                break
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/readyz", timeout=2):
+                return
+            time.sleep(0.1)
+        raise GreenpeaError(f"the site did not start; its last words, in {log}:\n{log.read_text('utf-8')[-800:]}")
+
+    def wait(self) -> None:
+        """Stay until somebody ends the site."""
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def free_port(wanted: int) -> int:
+    """Return ``wanted`` if it can be listened on, else any port that can."""
+    for port in (wanted, 0):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(("127.0.0.1", port))
+            return int(one.getsockname()[1])
+    raise GreenpeaError("there is no free port on this machine")
+
+
+# ---- the volunteers ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def volunteers(address: str, scale: Scale, subjects: int) -> Iterator[None]:
+    """Let volunteers classify at the site meanwhile."""
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    process = context.Process(
+        target=come, args=(address, subjects, scale.seed, scale.pixels, scale.per_second, stop), daemon=True
+    )
+    process.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        process.join(20)
+        if process.is_alive():
+            process.kill()
+
+
+# ---- the loop ----------------------------------------------------------------------------------------
+
+
+class _Watch:
+    """Looks at the store now and then, in a thread, and tells what there is."""
+
+    def __init__(self, store: Store, scale: Scale, address: str, told: Callable[[Moment], None]) -> None:
+        self.store, self.scale, self.address, self.told = store, scale, address, told
+        self.doing, self.rounds = "", list[Record]()
+        self.begun = time.monotonic()
+        self.over = threading.Event()
+        self.overview = store.statistics.overview(datetime.now(UTC))
+        self.thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> _Watch:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+        self.look()
+
+    def report(self, stage: str, share: float, words: str) -> None:
+        self.doing = f"{stage} {words}".strip()
+
+    def look(self) -> Overview:
+        self.overview = self.store.statistics.overview(datetime.now(UTC))
+        self.told(self.moment())
+        return self.overview
+
+    def moment(self) -> Moment:
+        now = self.overview
+        return Moment(
+            scale=self.scale,
+            classifications=now.counted,
+            volunteers=now.volunteers,
+            subjects=now.subjects,
+            retired=now.retired,
+            seconds=time.monotonic() - self.begun,
+            doing=self.doing,
+            rounds=tuple(self.rounds),
+            address=self.address,
+        )
+
+    def _watch(self) -> None:
+        while not self.over.wait(WATCHED):
+            self.look()
+
+
+def play(campaign: Campaign, store: Store, site: Site, scale: Scale, told: Callable[[Moment], None]) -> float:
+    """Let volunteers vote and rounds follow, until there is enough; return the seconds. Tells what there is to see."""
+    subjects = len(campaign.subjects)
+    with _Watch(store, scale, site.address, told) as watch:
+        watch.rounds += [one for one in records.every(campaign.folder) if one.finished]
+        with volunteers(site.address, scale, subjects):
+            while not _enough(watch.overview, scale):
+                due = scale.classifications * (len(watch.rounds) + 1) / (scale.rounds + 1)
+                if watch.overview.counted < min(due, scale.classifications):
+                    watch.doing = "volunteers are voting"
+                    time.sleep(WATCHED / 2)
+                    continue
+                _round(campaign, store, watch)
+        _round(campaign, store, watch)
+        return time.monotonic() - watch.begun
+
+
+def _round(campaign: Campaign, store: Store, watch: _Watch) -> None:
+    record = run(campaign, store, report=watch.report)
+    if record is None:
+        time.sleep(WATCHED)
+    else:
+        watch.rounds.append(record)
+
+
+def _enough(now: Overview, scale: Scale) -> bool:
+    return now.counted >= scale.classifications or now.retired >= now.subjects
+
+
+# ---- what came of it ---------------------------------------------------------------------------------
+
+
+def judge(campaign: Campaign, store: Store, scale: Scale, seconds: float) -> Outcome:
+    """Compare with the simulated truth."""
+    found = [one for one in records.every(campaign.folder) if one.finished]
+    ids, tree = campaign.subjects.subject_ids, campaign.tree
+    truth = truth_in(campaign.folder / TRUTH, tree, ids)
+    votes = store.classifications.votes().align(ids)
+    crowd = simulate.Volunteers(np.ones(scale.limit), np.ones(scale.limit), scale.seed)
+    full = simulate.classify(truth, tree, scale.limit, crowd, scale.seed, ids)
+    said = {"votes": leading(votes), "full": leading(full)}
+    if combined := _combined(campaign, found, votes):
+        said["combined"] = {slug: combined.mean(slug).argmax(axis=1) for slug in leading(votes)}
+    right = {slug: truth[slug].argmax(axis=1) for slug in said["votes"]}
+    matters = {slug: share[:, 0] >= 0.5 for slug, share in _reach(tree, truth).items()}
+    accuracy = {
+        slug: {how: _share(answers[slug] == right[slug], matters[slug]) for how, answers in said.items()}
+        for slug in right
+        if matters[slug].any()
+    }
+    overall = {
+        how: _share(
+            np.concatenate([answers[slug] == right[slug] for slug in accuracy]),
+            np.concatenate([matters[slug] for slug in accuracy]),
+        )
+        for how, answers in said.items()
+    }
+    most, least = _asked(found, {subject: number for subject, number, _ in store.classifications.tallies()})
+    overview = store.statistics.overview(datetime.now(UTC))
+    return Outcome(scale, overview, tuple(found), accuracy, overall, most, least, seconds)
+
+
+def leading(votes: Votes) -> dict[str, np.ndarray]:
+    """Return, per question with one answer, which has most votes; the first of several, and of none."""
+    single = [question.slug for question in votes.tree.questions if question.kind == "single"]
+    return {slug: votes.counts[slug].argmax(axis=1) for slug in single}
+
+
+def _reach(tree: DecisionTree, truth: Mapping[str, np.ndarray]) -> dict[str, Float[np.ndarray, "subject one"]]:
+    return {slug: np.asarray(share) for slug, share in tree.reach({k: v[:, None] for k, v in truth.items()}).items()}
+
+
+def _share(right: Bool[np.ndarray, " case"], matters: Bool[np.ndarray, " case"]) -> float:
+    return float(right[matters].mean())
+
+
+def _combined(campaign: Campaign, found: Sequence[Record], votes: Votes) -> Posterior | None:
+    """Return the posterior given images and votes, of the newest promoted heads, for all subjects."""
+    last = records.newest_with_heads(list(found))
+    if last is None:
+        return None
+    embeddings = Embeddings.open(campaign.folder, last.encoder)
+    heads = Heads.load(last.folder / records.HEADS)
+    posterior = heads.posterior(embeddings.take(embeddings.rows_of(votes.subject_ids)), votes.subject_ids)
+    return combine(posterior, votes)
+
+
+SHOWN = 6  # subjects of each kind in the gallery
+
+
+def _asked(
+    found: Sequence[Record], counts: Mapping[str, int]
+) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
+    """Return the first and the last of the newest long list of ranks, with their classifications."""
+    for record in reversed(found):
+        if (record.folder / records.SCORES).is_file() and record.ranked >= 2 * SHOWN:
+            ids = pq.read_table(record.folder / records.SCORES, columns=["subject_id"])["subject_id"].to_pylist()
+            first, last = ids[:SHOWN], ids[::-1][:SHOWN]
+            return tuple((one, counts.get(one, 0)) for one in first), tuple((one, counts.get(one, 0)) for one in last)
+    return (), ()
+
+
+def invitation(store: Store, address: str) -> str | None:
+    """Return where the owner's account is made; None where somebody owns the campaign already."""
+    if store.people.owners():
+        return None
+    return f"{address}/join/{store.people.invite(Role.OWNER, datetime.now(UTC))}"
+
+
+def stage(folder: Path, scale: Scale, port: int, report: Report) -> tuple[Campaign, Site, Store]:
+    """Set everything up: the campaign, its site, and its store beside the site."""
+    campaign = prepare(folder, scale, report)
+    report("opening the site", 0.0, "")
+    site = Site(folder, free_port(port))
+    report("opening the site", 1.0, site.address)
+    return campaign, site, open_store(folder, None, campaign.settings)

@@ -1,0 +1,282 @@
+"""Cross-fitting: a head a fold, learned from all other folds, with its doubt; fast enough to follow the votes.
+
+The head is the most probable one under a Gaussian prior around the constant predictor, its doubt Laplace's Gaussian.
+How stiff the prior is, how wide the doubt, and the recalibration are chosen by the votes kept aside, all folds
+together: a handful of numbers, from thousands of votes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from greenpea.calibration import Recalibration, recalibrate
+from greenpea.errors import GreenpeaError
+from greenpea.heads import Heads, fold_of
+from greenpea.learning import heads
+from greenpea.learning.fitting import Objective, most_probable, one_thread, stiffness
+from greenpea.learning.model import Report, generator, silent
+from greenpea.learning.settings import Learning
+from greenpea.learning.uncertainty import laplace
+from greenpea.outputs import Geometry, Layout
+from greenpea.posterior import Posterior
+from greenpea.votes import Votes
+
+FEWEST = 10  # subjects with votes
+PRECISIONS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)  # of the prior on standardised embeddings
+WIDTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # precisions tried for the doubt's prior, as multiples of the fit's
+FIRST_PRECISION, FIRST_WIDTH = 100.0, 1.0
+SEARCHED = 3000  # subjects among which the prior's precision is chosen
+JUDGED = 1500  # subjects by whose votes the doubt and the recalibration are chosen
+
+Each = Callable[[Callable[..., Any], Iterable[Any]], list[Any]]  # map, in threads
+
+
+def cross_fit(
+    embeddings: Float[np.ndarray, "subject embedding"],
+    votes: Votes,
+    settings: Learning,
+    *,
+    folds: int = 5,
+    salt: str = "",
+    reserve: int = 90,
+    start: Heads | None = None,
+    encoder: str = "",
+    report: Report = silent,
+    threads: int = 2,
+) -> Heads:
+    """Fit heads on ``embeddings``, whose rows are the subjects of ``votes``; those without a vote teach nothing.
+
+    ``settings`` gives the likelihood, the number of draws, their seed, and whether to recalibrate. ``reserve`` more
+    draws are kept. ``start``, the heads of an earlier round, makes the fit faster where tree, encoder and folds are
+    the same, and is not looked at otherwise. The same arguments give the same bits, whatever ``threads``.
+    Raises GreenpeaError where fewer than `FEWEST` subjects have votes, an embedding is not finite, or a fit diverges.
+    """
+    rows = _voted(embeddings, votes)
+    values, some = embeddings[rows], votes.select(rows)
+    layout, fold = Layout(votes.tree, settings.likelihood), fold_of(some.subject_ids, folds, salt)
+    learned = _Learned(values, some, layout, _Standard.of(values), fold, folds, salt)
+    warm = start if start is not None and learned.continues(start, encoder) else None
+    with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        ready = _fitted(learned, warm, settings, reserve, encoder, report, lambda work, items: list(pool.map(work, items)))
+    if settings.recalibrate:
+        report("heads", 0.9, "recalibration")
+        ready = replace(ready, recalibration=recalibrate(*learned.judged(ready)))
+    report("heads", 1.0, "")
+    return ready
+
+
+def _fitted(
+    learned: _Learned, warm: Heads | None, settings: Learning, reserve: int, encoder: str, report: Report, each: Each
+) -> Heads:
+    report("heads", 0.0, f"{len(learned.votes):,} subjects with votes")
+    precision, parts, means = _most_probable(learned, warm, each, report)
+    report("heads", 0.5, "doubt")
+    curvatures = each(lambda pair: pair[0].curvatures(pair[1]), list(zip(parts, means, strict=True)))
+    name = f"{encoder}:{learned.salt}"  # of the noise: the same in every fold and round (see `Heads`)
+    draw = partial(_draws, learned, means, curvatures, name, settings.seed, each)
+    plain = learned.heads(means, np.empty(0), settings, encoder)
+    width = _widest(learned, plain, lambda width: draw(settings.draws, width * precision), warm)
+    facts = {"precision": precision, "width": width} | learned.facts()
+    return replace(plain, weights=draw(settings.draws + reserve, width * precision), facts=facts)
+
+
+def _voted(embeddings: np.ndarray, votes: Votes) -> Int[np.ndarray, " row"]:
+    """Return the rows that have votes. Raises GreenpeaError where they will not do."""
+    if len(embeddings) != len(votes):
+        raise GreenpeaError(f"{len(embeddings)} embeddings for the votes of {len(votes)} subjects: give one each")
+    rows = np.flatnonzero(votes.total > 0)
+    if len(rows) < FEWEST:
+        raise GreenpeaError(f"{len(rows)} subjects have votes and at least {FEWEST} are needed: wait for more")
+    broken = rows[~np.isfinite(embeddings[rows]).all(axis=1)]
+    if len(broken):
+        raise GreenpeaError(
+            f"the embeddings of {len(broken)} subjects are not finite, the first of {votes.subject_ids[broken[0]]!r}: "
+            f"compute them anew, or look at its image"
+        )
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class _Standard:
+    """The shift and scale that give embeddings zero mean and unit variance, so that one prior suits all of them.
+
+    Heads live in these coordinates while they are fitted, and are handed on for the embeddings as they are.
+    """
+
+    mean: Float[np.ndarray, " embedding"]
+    scale: Float[np.ndarray, " embedding"]
+
+    @classmethod
+    def of(cls, embeddings: np.ndarray) -> _Standard:
+        mean, scale = embeddings.mean(axis=0, dtype=np.float64), embeddings.std(axis=0, dtype=np.float64)
+        return cls(mean, np.where(scale > 1e-6 * max(1.0, scale.max()), scale, 1.0))
+
+    def __call__(self, embeddings: np.ndarray) -> Tensor:
+        return torch.from_numpy((embeddings - self.mean) / self.scale)
+
+    def enter(self, head: Float[np.ndarray, "row output"]) -> Tensor:
+        """Return a head for embeddings as they are as one for standardised ones."""
+        weights = head[:-1].astype(np.float64)
+        return torch.from_numpy(np.vstack([weights * self.scale[:, None], head[-1:] + self.mean @ weights]))
+
+    def leave(self, head: Tensor) -> Float[np.ndarray, "*draw row output"]:
+        """Return heads for standardised embeddings as ones for embeddings as they are, in float32."""
+        weights = head[..., :-1, :].double().numpy() / self.scale[:, None]
+        bias = head[..., -1:, :].double().numpy() - np.einsum("e,...eo->...o", self.mean, weights)[..., None, :]
+        return np.concatenate([weights, bias], axis=-2).astype(np.float32)
+
+
+class _Part:
+    """One fold: the votes outside it, from which its head learns, and those inside, by which it is judged."""
+
+    def __init__(self, layout: Layout, values: Tensor, votes: Votes, packed: Tensor, inside: np.ndarray) -> None:
+        learned, kept = torch.from_numpy(np.flatnonzero(~inside)), torch.from_numpy(np.flatnonzero(inside))
+        self.layout = layout
+        self.learned = Objective(layout, values[learned], packed[learned])
+        self.kept = Objective(layout, values[kept], packed[kept])
+        self.anchor = heads.anchor(layout, votes.select(~inside), values.shape[1]).double()
+
+    def fit(self, precision: float, start: Tensor | None) -> Tensor:
+        return most_probable(self.learned, self.anchor, precision, start)
+
+    def curvatures(self, head: Tensor) -> dict[str, Tensor]:
+        return laplace.curvatures(self.layout, head, self.learned.inputs, self.learned.packed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Learned:
+    """What the heads learn from: subjects with votes, their embeddings, and the fold that each is in."""
+
+    embeddings: Float[np.ndarray, "subject embedding"]
+    votes: Votes
+    layout: Layout
+    standard: _Standard
+    fold: Int[np.ndarray, " subject"]
+    folds: int
+    salt: str
+
+    def every(self, most: int) -> _Learned:
+        """Return at most so many of the subjects, evenly spread over them."""
+        rows = np.arange(0, len(self.votes), -(-len(self.votes) // most))
+        if len(rows) == len(self.votes):
+            return self
+        return replace(self, embeddings=self.embeddings[rows], votes=self.votes.select(rows), fold=self.fold[rows])
+
+    def parts(self, each: Each) -> list[_Part]:
+        values, packed = self.standard(self.embeddings), heads.Targets(self.layout).pack(self.votes)
+        inside = [self.fold == number for number in range(self.folds)]
+        return each(lambda here: _Part(self.layout, values, self.votes, packed, here), inside)
+
+    def judged(self, ready: Heads) -> tuple[Posterior, Votes]:
+        """Return what heads say of some of the subjects, each from outside its fold, and the votes to judge it by."""
+        some = self.every(JUDGED)
+        return ready.posterior(some.embeddings, some.votes.subject_ids), some.votes
+
+    def continues(self, start: Heads, encoder: str) -> bool:
+        """Whether a fit may begin with ``start``: the same questions, encoder, folds."""
+        same = start.layout.tree.structure == self.layout.tree.structure
+        shape = (self.folds, self.embeddings.shape[1] + 1, self.layout.outputs)
+        mine = (self.layout.likelihood, encoder, self.salt)
+        return same and start.means.shape == shape and (start.layout.likelihood, start.encoder, start.salt) == mine
+
+    def heads(self, means: Sequence[Tensor], weights: np.ndarray, settings: Learning, encoder: str) -> Heads:
+        """Return heads without recalibration."""
+        aside = self.fold == np.bincount(self.fold).argmin()
+        aside = aside if aside.any() else np.ones(len(aside), bool)
+        return Heads(
+            layout=self.layout,
+            weights=weights,
+            means=np.stack([self.standard.leave(mean) for mean in means]),
+            draws=settings.draws,
+            salt=self.salt,
+            recalibration=Recalibration.identity(self.layout.tree),
+            geometry=Geometry.of(self.embeddings[~aside] if not aside.all() else self.embeddings, self.embeddings[aside]),
+            encoder=encoder,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "subjects": len(self.votes),
+            "answers": int(self.votes.total.sum()),
+            "subjects_in_fold": np.bincount(self.fold, minlength=self.folds).tolist(),
+        }
+
+
+def _most_probable(
+    learned: _Learned, warm: Heads | None, each: Each, report: Report
+) -> tuple[float, list[_Part], list[Tensor]]:
+    """Return the prior's precision, the folds, and their most probable heads.
+
+    The precision is looked for among some of the subjects: a prior is the same however many there are.
+    """
+    begin = [learned.standard.enter(mean) for mean in warm.means] if warm else [None] * learned.folds
+    few = learned.every(SEARCHED)
+    parts = few.parts(each)
+    fitted: dict[float, list[Tensor]] = {}
+
+    def score(precision: float) -> float:
+        near = fitted[min(fitted, key=lambda known: abs(np.log(known / precision)))] if fitted else begin
+        fitted[precision] = _fit(parts, precision, near, each)
+        report("heads", 0.1, f"prior precision {precision:g}")
+        return -sum(part.kept.value(head) for part, head in zip(parts, fitted[precision], strict=True))
+
+    precision = climb(PRECISIONS, warm.facts["precision"] if warm else FIRST_PRECISION, score)
+    if few is learned:
+        return precision, parts, fitted[precision]
+    parts = learned.parts(each)
+    return precision, parts, _fit(parts, precision, begin if warm else fitted[precision], each)
+
+
+def _fit(parts: list[_Part], precision: float, begin: Sequence[Tensor | None], each: Each) -> list[Tensor]:
+    return each(lambda pair: pair[0].fit(precision, pair[1]), list(zip(parts, begin, strict=True)))
+
+
+def _widest(learned: _Learned, plain: Heads, draw: Callable[[float], np.ndarray], warm: Heads | None) -> float:
+    """Return the width of doubt under which the votes kept aside are likeliest."""
+
+    def score(width: float) -> float:
+        posterior, votes = learned.judged(replace(plain, weights=draw(width)))
+        return float(sum(posterior.log_pmf(slug, votes).sum() for slug in votes.tree.slugs))
+
+    return climb(WIDTHS, warm.facts["width"] if warm else FIRST_WIDTH, score)
+
+
+def climb(values: Sequence[float], first: float, score: Callable[[float], float]) -> float:
+    """Return the value of the highest score, looking from ``first`` upwards, else downwards, until it falls."""
+    at = min(range(len(values)), key=lambda index: abs(np.log(values[index] / first)))
+    best = score(values[at])
+    for step in (1, -1):
+        moved = False
+        while 0 <= at + step < len(values) and (found := score(values[at + step])) > best:
+            at, best, moved = at + step, found, True
+        if moved:
+            break
+    return values[at]
+
+
+def _draws(
+    learned: _Learned,
+    means: list[Tensor],
+    curvatures: list[dict[str, Tensor]],
+    name: str,
+    seed: int,
+    each: Each,
+    count: int,
+    precision: float,
+) -> Float[np.ndarray, "fold draw row output"]:
+    """Return draws of every fold's head under a prior of this precision, the same noise in each fold."""
+
+    def one(pair: tuple[Tensor, dict[str, Tensor]]) -> np.ndarray:
+        state = laplace.around(learned.layout, *pair, stiffness(len(pair[0]), precision)[:, 0])
+        return learned.standard.leave(laplace.draws(state, [generator(name, seed, t) for t in range(count)]))
+
+    return np.stack(each(one, list(zip(means, curvatures, strict=True))))

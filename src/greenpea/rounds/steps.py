@@ -1,0 +1,489 @@
+"""One round. Every step leaves its result in the round's folder before it is ticked off: killed anywhere, the next
+start goes on from there, and ends as it would have.
+
+=========== ========================================================= ===============================
+step        does                                                      costs
+=========== ========================================================= ===============================
+collected   votes of all subjects, on one state of the store          a pass over the counters
+fitted      cross-fitted heads on cached embeddings                   some seconds; new images first
+gated       new heads against the incumbent, on the audit set         a pass over the audit set
+scored      posterior and information of the open pool, in blocks     a pass over the embeddings
+published   ranks to the store, in small writes, then one switch      a hundred writes of a thousand
+retired     subjects of which votes and heads know enough             small writes
+finished    what it saved is counted; old ranks are forgotten         a pass over the counters
+=========== ========================================================= ===============================
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from greenpea import acquisition, calibration, information, records, retirement
+from greenpea.acquisition import Acquisition
+from greenpea.campaign import Campaign
+from greenpea.combining import combine
+from greenpea.embeddings import Embeddings
+from greenpea.errors import GreenpeaError
+from greenpea.files import replacing
+from greenpea.heads import Heads
+from greenpea.learning.crossfit import cross_fit
+from greenpea.posterior import Posterior
+from greenpea.records import Gate, Record
+from greenpea.rounds import gate, streams
+from greenpea.store import Standing, Store, Stream
+from greenpea.tables import column_as_strings
+from greenpea.tree import DecisionTree
+from greenpea.votes import Votes
+from greenpea.workflow import Workflow
+
+Report = Callable[[str, float, str], None]  # stage, share done, words
+LOCK, RANDOM, RETIRE = "lock", "random.parquet", "retire.json"
+POOL, CLASSIFICATIONS, RETIRED = "_audit", "_classifications", "_retired"  # columns beside the votes
+BLOCK = 4096  # subjects scored at a time
+CONTROL_FOLDS = 2  # of the control heads, which judge nobody they learned from
+LOOKED_AT = 1000  # subjects by which it is told whether there are draws enough
+
+
+def run(
+    campaign: Campaign,
+    store: Store,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    report: Report = lambda stage, share, words: None,
+    after: Callable[[str], None] = lambda step: None,
+    acquire: Acquisition | None = None,
+) -> Record | None:
+    """Run one round, or finish the one that was begun; return it, or None where nothing is new since the last.
+
+    ``acquire`` scores what to ask first (default: what the next ``loop.votes`` would teach, per expected answer);
+    ``after`` is told each step that is done. Raises GreenpeaError where another process runs a round here now.
+    """
+    with _alone(campaign.folder):
+        found = records.every(campaign.folder)
+        if found and not found[-1].finished:
+            record, earlier = found[-1], found[:-1]
+        else:
+            begun = _begin(campaign, store, found, clock())
+            if begun is None:
+                return None
+            record, earlier = begun, found
+        after("collected")
+        chosen = campaign.settings.loop
+        acquire = acquire or acquisition.information(chosen.votes, chosen.questions or None)
+        return _Steps(campaign, store, record, earlier, clock, report, acquire).finish(after)
+
+
+def roll_back(campaign: Campaign, store: Store, number: int, now: datetime) -> Record:
+    """Let an earlier round rank the queue again; its ranks are published anew where the store has forgotten them."""
+    with _alone(campaign.folder):
+        found = {one.number: one for one in records.every(campaign.folder)}
+        record = found.get(number)
+        if record is None or not record.finished:
+            raise GreenpeaError(f"there is no finished round {number}: 'greenpea rounds {campaign.folder}' lists them")
+        if record.store_round is None:
+            raise GreenpeaError(f"round {number} ranked nothing ({record.gate.why if record.gate else ''})")
+        known = {one.id: one.subjects for one in store.rounds.all()}
+        if not known.get(record.store_round):
+            _publish(store, record)
+        store.rounds.activate(record.store_round, now)
+        return record
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the campaign's rounds for this process; the lock goes with the process, however it ends."""
+    (folder / records.ROUNDS).mkdir(exist_ok=True)
+    with (folder / records.ROUNDS / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise GreenpeaError(f"another process is running a round of {folder} now: let it finish") from error
+        yield
+
+
+# ---- collecting --------------------------------------------------------------------------------------
+
+
+def _begin(campaign: Campaign, store: Store, found: list[Record], now: datetime) -> Record | None:
+    number = 1 + (found[-1].number if found else 0)
+    chosen = campaign.settings.loop
+    last = records.newest_with_heads(found)
+    parts = max(1, -(-store.standings.size() // chosen.scored))
+    standing = store.standings.read(parts, number % parts, last.store_round if last else None)
+    version = store.workflows.active()
+    folder = campaign.folder / records.ROUNDS / f"{number:04d}"
+    data = _digest(standing.votes)
+    if found and found[-1].data == data and found[-1].workflow == version.number:
+        return None
+    _write(folder / records.VOTES, _table(standing))
+    total = int(standing.classifications.sum())
+    compared = total <= chosen.compared
+    if compared:
+        by_stream = store.standings.by_stream([Stream.RANDOM, Stream.RANK])
+        _write(folder / RANDOM, by_stream[Stream.RANDOM].to_table())
+        told = streams.summary(streams.compare(by_stream[Stream.RANK], by_stream[Stream.RANDOM]))
+    else:
+        told = {"skipped": f"more than {chosen.compared:,} classifications (loop.compared)"}
+    learned = ~standing.audit
+    record = Record(
+        number=number,
+        seed=campaign.settings.learning.seed + number,
+        begun_at=now,
+        stages={"collected": now},
+        settings=campaign.settings.model_dump(mode="json"),
+        workflow=version.number,
+        data=data,
+        classifications=total,
+        answers=int(standing.votes.total[learned].sum()),
+        subjects=int((standing.votes.total[learned] > 0).sum()),
+        random_answers=int(by_stream[Stream.RANDOM].total.sum()) if compared else 0,
+        scored="the whole pool" if parts == 1 else f"part {number % parts + 1} of {parts}, and all with votes or ranks",
+        streams=told,
+        folder=folder,
+    )
+    record.save()
+    return record
+
+
+def _digest(votes: Votes) -> str:
+    """Return the SHA-256 of who has which votes; subjects without any do not matter."""
+    asked = votes.select(np.flatnonzero(votes.total > 0))
+    digest = hashlib.sha256("\n".join(map(str, asked.subject_ids)).encode())
+    for slug in asked.tree.slugs:
+        digest.update(slug.encode() + asked.counts[slug].tobytes() + asked.reached[slug].tobytes())
+    return digest.hexdigest()
+
+
+def _table(standing: Standing) -> pa.Table:
+    table = standing.votes.to_table()
+    for name, values in (
+        (POOL, standing.audit),
+        (CLASSIFICATIONS, standing.classifications),
+        (RETIRED, standing.retired),
+    ):
+        table = table.append_column(name, pa.array(values))
+    return table
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def _read_votes(path: Path, tree: DecisionTree) -> tuple[Votes, pa.Table]:
+    table = pq.read_table(path)
+    votes = Votes.empty(tree, list(column_as_strings(table["subject_id"])))
+    for question in tree.questions:
+        votes.reached[question.slug][:] = table[f"{question.slug}_reached"].to_numpy()
+        for index, answer in enumerate(question.answer_slugs):
+            votes.counts[question.slug][:, index] = table[f"{question.slug}_{answer}"].to_numpy()
+    return votes, table
+
+
+# ---- the rest ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Steps:
+    """A round under way."""
+
+    campaign: Campaign
+    store: Store
+    record: Record
+    earlier: list[Record]
+    clock: Callable[[], datetime]
+    report: Report
+    acquire: Acquisition
+
+    def finish(self, after: Callable[[str], None]) -> Record:
+        """Do what is not done yet, step by step; return the record."""
+        for name in records.STAGES[1:]:
+            if name in self.record.stages:
+                continue
+            self.report(name, 0.0, "")
+            changes = getattr(self, f"_{name}")()
+            stages = dict(self.record.stages) | {name: self.clock()}
+            self.record = replace(self.record, **changes, stages=stages)
+            self.record.save()
+            self.report(name, 1.0, "")
+            after(name)
+        return self.record
+
+    # ---- what it works with ----------------------------------------------------------------------
+
+    @cached_property
+    def workflow(self) -> Workflow:
+        """The workflow that the votes were cast on."""
+        return next(one for one in self.store.workflows.all() if one.number == self.record.workflow).workflow
+
+    @cached_property
+    def _collected_table(self) -> tuple[Votes, pa.Table]:
+        return _read_votes(self.record.folder / records.VOTES, self.workflow.tree)
+
+    @property
+    def votes(self) -> Votes:
+        return self._collected_table[0]
+
+    def column(self, name: str) -> np.ndarray:
+        """Return what was collected beside the votes, row by row."""
+        return np.asarray(self._collected_table[1][name].to_numpy())
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """The embeddings of all subjects whose image can be read."""
+        return self.campaign.embeddings(report=self.report)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """The row of every subject in the embeddings, −1 where its image cannot be read."""
+        return self.embeddings.rows_of(self.votes.subject_ids)
+
+    @cached_property
+    def incumbent(self) -> Record | None:
+        """The last round whose heads were promoted, on the same tree."""
+        same = [one for one in self.earlier if one.workflow.split(".")[0] == self.record.workflow.split(".")[0]]
+        return records.newest_with_heads(same)
+
+    def posterior(self, heads: Heads, embeddings: Embeddings, subjects: np.ndarray) -> Posterior:
+        """Return what heads say of some of the collected subjects (indices)."""
+        ids = self.votes.subject_ids[subjects]
+        return heads.posterior(embeddings.take(embeddings.rows_of(ids)), ids)
+
+    @cached_property
+    def audit(self) -> np.ndarray:
+        """The audit subjects (indices) with votes whose image can be read."""
+        return np.flatnonzero(self.column(POOL) & (self.votes.total > 0) & (self.rows >= 0))
+
+    # ---- the steps -------------------------------------------------------------------------------
+
+    def _fitted(self) -> dict[str, Any]:
+        learned = np.flatnonzero(~self.column(POOL) & (self.votes.total > 0) & (self.rows >= 0))
+        known: dict[str, Any] = {"encoder": self.embeddings.encoder}
+        try:
+            heads = self._fit(self.votes.select(learned), self._start())
+        except GreenpeaError as error:
+            return known | {"gate": Gate("failed", str(error))}
+        heads.save(self.record.folder / records.HEADS)
+        return known | {"model": heads.fingerprint}
+
+    def _start(self) -> Heads | None:
+        """The incumbent's heads to begin with, if they stand on the same encoder."""
+        if self.incumbent is None or self.incumbent.encoder != self.embeddings.encoder:
+            return None
+        return Heads.load(self.incumbent.folder / records.HEADS)
+
+    def _fit(self, votes: Votes, start: Heads | None, folds: int | None = None, reserve: int | None = None) -> Heads:
+        chosen = self.campaign.settings
+        return cross_fit(
+            self.embeddings.take(self.embeddings.rows_of(votes.subject_ids)),
+            votes,
+            chosen.learning.model_copy(update={"seed": self.record.seed}),
+            folds=folds or chosen.loop.folds,
+            salt=chosen.split.salt,
+            reserve=chosen.loop.reserve if reserve is None else reserve,
+            start=start,
+            encoder=self.embeddings.encoder,
+            report=self.report,
+        )
+
+    def _gated(self) -> dict[str, Any]:
+        if self.record.gate is not None:  # the fit has failed
+            return {"model": self._ranking_model()}
+        heads = Heads.load(self.record.folder / records.HEADS)
+        votes = self.votes.select(self.audit)
+        new = self.posterior(heads, self.embeddings, self.audit)
+        verdict = self._judge(new, votes)
+        scores = self._scores(new, votes) if len(self.audit) else ()
+        promoted = verdict.outcome in ("promoted", "ungated")
+        return {
+            "gate": verdict,
+            "scores": scores,
+            "model": heads.fingerprint if promoted else self._ranking_model(),
+        }
+
+    def _ranking_model(self) -> str:
+        return self.incumbent.model if self.incumbent else ""
+
+    def _judge(self, new: Posterior, votes: Votes) -> Gate:
+        chosen = self.campaign.settings.loop
+        old = None
+        if self.incumbent is not None:
+            place = Embeddings.open(self.campaign.folder, self.incumbent.encoder)
+            old = self.posterior(Heads.load(self.incumbent.folder / records.HEADS), place, self.audit)
+        return gate.judge(
+            new,
+            old,
+            votes,
+            margin=chosen.margin,
+            superior=self.incumbent is not None and self.incumbent.encoder != self.embeddings.encoder,
+            enough=chosen.audit_votes,
+            rng=np.random.default_rng([self.record.seed, 1]),
+        )
+
+    def _scores(self, new: Posterior, votes: Votes) -> tuple[records.Score, ...]:
+        learned = self.votes.select(np.flatnonzero(~self.column(POOL) & (self.votes.total > 0)))
+        baseline = calibration.constant(learned, votes.subject_ids)
+        rng = np.random.default_rng([self.record.seed, 2])
+        evaluation = calibration.evaluate(new, votes, baseline, rng)
+        control = self._control(votes, baseline)
+        return tuple(
+            records.Score(
+                question=None if score.question == "overall" else score.question,
+                votes=score.votes,
+                excess=score.excess.value,
+                constant_excess=score.constant_excess,
+                coverage=dict(score.coverage),
+                random_excess=control.get(score.question),
+            )
+            for score in evaluation.scores
+        )
+
+    def _control(self, votes: Votes, baseline: Posterior) -> Mapping[str, float]:
+        """Return the excess of heads that learned from the random stream's votes alone, by question."""
+        path = self.record.folder / RANDOM
+        if not path.is_file():
+            return {}
+        cast, _ = _read_votes(path, self.workflow.tree)
+        cast = cast.select(np.flatnonzero(self.embeddings.rows_of(cast.subject_ids) >= 0))
+        try:
+            heads = self._fit(cast, None, CONTROL_FOLDS, 0)
+            posterior = self.posterior(heads, self.embeddings, self.audit)
+            scores = calibration.evaluate(posterior, votes, baseline, np.random.default_rng(0)).scores
+        except GreenpeaError:  # too few yet
+            return {}
+        return {score.question: score.excess.value for score in scores}
+
+    def _scored(self) -> dict[str, Any]:
+        source = self.record if self._promoted else self.incumbent
+        if source is None:
+            return {}
+        heads = Heads.load(source.folder / records.HEADS)
+        embeddings = self.embeddings if self._promoted else Embeddings.open(self.campaign.folder, source.encoder)
+        scored = _Scored.of(self, heads, embeddings)
+        rng = np.random.default_rng([self.record.seed, 3])
+        chosen = self.campaign.settings.loop
+        ranked = acquisition.gumbel_order(scored.score, rng, coldness=chosen.coldness, keep=chosen.ranked)
+        order = ranked.order[: chosen.ranked]
+        _write(
+            self.record.folder / records.SCORES,
+            pa.table(
+                {
+                    "subject_id": pa.array(scored.subject_ids[order], pa.string()),
+                    "rank": pa.array(np.arange(len(order))),
+                    "score": pa.array(scored.score[order]),
+                    "probability": pa.array(ranked.probability[: chosen.ranked]),
+                    "effective_draws": pa.array(scored.effective_draws[order]),
+                }
+            ),
+        )
+        with replacing(self.record.folder / RETIRE) as temporary:
+            temporary.write_text(json.dumps(scored.retire), encoding="utf-8")
+        return {"ranked": len(order), "saturated": self._saturated(heads, embeddings), "model": source.model}
+
+    def _saturated(self, heads: Heads, embeddings: Embeddings) -> float:
+        """Return the share of a sample of the open pool whose information is near ln T: there draws are too few."""
+        rng = np.random.default_rng([self.record.seed, 5])
+        open_ = np.flatnonzero(~self.column(POOL) & ~self.column(RETIRED))
+        some = rng.permutation(open_[embeddings.rows_of(self.votes.subject_ids[open_]) >= 0])[:LOOKED_AT]
+        posterior = combine(self.posterior(heads, embeddings, some), self.votes.select(some))
+        learned = information.of_tree(posterior, self.campaign.settings.loop.votes, rng)
+        return information.saturated(learned.value, heads.draws)
+
+    @property
+    def _promoted(self) -> bool:
+        return self.record.gate is not None and self.record.gate.outcome in ("promoted", "ungated")
+
+    def _published(self) -> dict[str, Any]:
+        if not (self.record.folder / records.SCORES).is_file():
+            return {}
+        number = _publish(self.store, self.record)
+        self.store.rounds.activate(number, self.clock())
+        return {"store_round": number}
+
+    def _retired(self) -> dict[str, Any]:
+        path = self.record.folder / RETIRE
+        reasons: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.store.rounds.retire(reasons, self.clock())
+        counts: dict[str, int] = {}
+        for reason in reasons.values():
+            counts[reason] = counts.get(reason, 0) + 1
+        return {"retired": counts}
+
+    def _finished(self) -> dict[str, Any]:
+        self.store.rounds.prune(self.campaign.settings.loop.kept)
+        limit = self.store.workflows.active().workflow.limit
+        saved, spent = self.store.standings.savings(limit) if limit else (0, 0)
+        return {"saved": saved, "spent": spent}
+
+
+def _publish(store: Store, record: Record) -> int:
+    """Write a round's ranks to the store, and return the number they have there; again where it was interrupted."""
+    table = pq.read_table(record.folder / records.SCORES)
+    key = {"round": record.number, "data": record.data, "encoder": record.encoder}
+    begun = [one.id for one in store.rounds.all() if dict(one.settings) == key]
+    number = begun[0] if begun else store.rounds.create(record.model, record.seed, key, record.begun_at)
+    if store.rounds.active() != number:
+        ranked = list(zip(table["subject_id"].to_pylist(), table["score"].to_pylist(), strict=True))
+        store.rounds.publish(number, ranked, table["probability"].to_pylist())
+    return number
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """The open pool, scored; and who may retire."""
+
+    subject_ids: np.ndarray
+    score: np.ndarray
+    effective_draws: np.ndarray
+    retire: dict[str, str]
+
+    @classmethod
+    def of(cls, steps: _Steps, heads: Heads, embeddings: Embeddings) -> _Scored:
+        """Score in blocks: memory does not grow with the pool but by a few numbers a subject."""
+        chosen, rules = steps.campaign.settings.loop, steps.workflow.retirement
+        audit, retired = steps.column(POOL), steps.column(RETIRED)
+        rows = embeddings.rows_of(steps.votes.subject_ids)
+        pool = np.flatnonzero(~audit & ~retired & (rows >= 0))
+        counted = steps.column(CLASSIFICATIONS)
+        rng = np.random.default_rng([steps.record.seed, 4])
+        values, effective = np.zeros(len(pool)), np.zeros(len(pool))
+        retire: dict[str, str] = {}
+        for start in range(0, len(pool), BLOCK):
+            some = pool[start : start + BLOCK]
+            votes = steps.votes.select(some)
+            for place, posterior in _combined(heads, embeddings.take(rows[some]), votes, chosen.fewest_draws):
+                at = start + place
+                values[at] = steps.acquire(posterior, rng)
+                effective[at] = posterior.effective_draws
+                reasons = retirement.by_posterior(rules, posterior, votes.select(place), counted[some][place], rng)
+                retire |= {
+                    str(subject): why for subject, why in zip(posterior.subject_ids, reasons, strict=True) if why
+                }
+            steps.report("scored", (start + len(some)) / len(pool), f"{start + len(some):,} of {len(pool):,}")
+        return cls(steps.votes.subject_ids[pool], values, effective, retire)
+
+
+def _combined(
+    heads: Heads, embeddings: np.ndarray, votes: Votes, fewest: float
+) -> Iterator[tuple[np.ndarray, Posterior]]:
+    """Yield the posterior given image and votes, with more draws for those whose votes leave few."""
+    posterior = combine(heads.posterior(embeddings, votes.subject_ids), votes)
+    few = np.flatnonzero(posterior.effective_draws < fewest)
+    enough = np.flatnonzero(posterior.effective_draws >= fewest)
+    if len(enough):
+        yield enough, posterior.select(enough)
+    if len(few):
+        more = heads.posterior(embeddings[few], votes.subject_ids[few], draws=heads.weights.shape[1])
+        yield few, combine(more, votes.select(few))
