@@ -22,11 +22,12 @@ from common import finish
 from greenpea import information
 from greenpea.calibration import Recalibration
 from greenpea.images import Preparation
-from greenpea.learning import encoders, heads
-from greenpea.learning.model import Geometry, Model
+from greenpea.learning import encoders
+from greenpea.learning.model import Model
 from greenpea.learning.prediction import embed
 from greenpea.learning.settings import Learning
 from greenpea.learning.uncertainty import laplace
+from greenpea.outputs import Geometry, Layout
 from greenpea.posterior import Posterior
 from real_votes import tree
 
@@ -37,7 +38,7 @@ def model(embeddings_of: np.ndarray) -> Model:
     """Return a model with random weights and a Laplace state fitted on made-up votes."""
     torch.manual_seed(0)
     settings = Learning(draws=DRAWS)
-    layout = heads.Layout(tree())
+    layout = Layout(tree())
     encoder = encoders.build("residual", 3, 64, settings.width).to(memory_format=torch.channels_last).eval()
     some = embed(encoder, embeddings_of)
     mean = 0.1 * torch.randn(encoder.embedding_size + 1, layout.outputs)
@@ -45,7 +46,9 @@ def model(embeddings_of: np.ndarray) -> Model:
     packed[:, -1] = packed[:, :-1].sum(1)
     state = next(laplace.candidates(layout, mean, some, packed, 0.0))
     recalibration = Recalibration({"object": 0.9}, {"object": -0.1})
-    return Model(encoder, layout, Preparation(), settings, 3, state, Geometry.of(some, some), recalibration)
+    return Model(
+        encoder, layout, Preparation(), settings, 3, state, Geometry.of(some.numpy(), some.numpy()), recalibration
+    )
 
 
 def timed(work: Callable[[], object], repeats: int = 5) -> tuple[float, list[float]]:

@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from common import data_folder, figures, finish, say
-from greenpea import images
+from greenpea import images, outputs
 from greenpea.calibration import Score, constant, evaluate
 from greenpea.campaign import Campaign
 from greenpea.creation import create
-from greenpea.learning import encoders, heads, training
+from greenpea.learning import encoders, training
 from greenpea.learning.batches import ImageBatches, PlainBatches
 from greenpea.learning.model import Model
 from greenpea.tree import DecisionTree
@@ -42,7 +42,7 @@ def fractions_network(campaign: Campaign, model: Model) -> tuple[Score, float]:
     started = time.monotonic()
     loaded = images.load(campaign.subjects, campaign.settings.images)
     votes, role = campaign.votes, campaign.roles
-    layout = heads.Layout(campaign.tree, "multinomial")
+    layout = outputs.Layout(campaign.tree, "multinomial")
     parts = {name: np.flatnonzero(role == name) for name in ("training", "validation", "test")}
     shares = torch.from_numpy(votes.fractions("object")).float()
     settings = model.settings
@@ -69,8 +69,8 @@ def fractions_network(campaign: Campaign, model: Model) -> tuple[Score, float]:
     )
     test = parts["test"]
     with torch.inference_mode():
-        outputs = torch.cat([best(x).float() for x, _ in PlainBatches(loaded.images, test, shares, 256)])
-    posterior = heads.posterior(layout, outputs[:, None], campaign.subjects.subject_ids[test])
+        found = torch.cat([best(x).float() for x, _ in PlainBatches(loaded.images, test, shares, 256)])
+    posterior = outputs.posterior(layout, found[:, None].numpy(), campaign.subjects.subject_ids[test])
     baseline = constant(votes.select(np.flatnonzero(role != "test")), posterior.subject_ids)
     judged = evaluate(posterior, votes.select(test), baseline, np.random.default_rng(0))
     return judged.overall, time.monotonic() - started

@@ -28,14 +28,14 @@ TREE = {
             "slug": "shape",
             "text": {"en": "Shape?"},
             "answers": [
-                {"slug": "disk", "label": {"en": "disk"}, "next": "bar"},
-                {"slug": "smooth", "label": {"en": "smooth"}},
+                {"slug": "disk", "text": {"en": "disk"}, "next": "bar"},
+                {"slug": "smooth", "text": {"en": "smooth"}},
             ],
         },
         {
             "slug": "bar",
             "text": {"en": "Bar?"},
-            "answers": [{"slug": "yes", "label": {"en": "yes"}}, {"slug": "no", "label": {"en": "no"}}],
+            "answers": [{"slug": "yes", "text": {"en": "yes"}}, {"slug": "no", "text": {"en": "no"}}],
         },
     ],
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from greenpea.calibration import Recalibration
+from greenpea.embeddings import Embeddings
+from greenpea.heads import Heads
+from greenpea.outputs import Geometry, Layout
 from greenpea.posterior import Posterior
-from greenpea.records import ROUNDS, SCORES, STAGES, Gate, Outcome, Record, Score
+from greenpea.records import HEADS, ROUNDS, SCORES, STAGES, Gate, Outcome, Record, Score
 from greenpea.tree import DecisionTree
 
 BEGUN = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -69,7 +74,7 @@ def _gate(outcome: Outcome, number: int) -> Gate:
 def _scores(number: int) -> tuple[Score, ...]:
     def score(question: str | None, votes: int, factor: float) -> Score:
         excess = factor * (0.18 + 0.5 * np.exp(-number / 3))
-        random = factor * (0.18 + 0.5 * np.exp(-number / 9))
+        random = factor * (0.18 + 0.5 * np.exp(-number / 25))
         rising = {level: held + min(number, 8) / 400 for level, held in LEVELS.items()}
         return Score(question, votes * number, float(excess), 0.66 * factor, rising, float(random))
 
@@ -101,3 +106,20 @@ def believing(tree: DecisionTree, subject_id: str, seed: int = 0, draws: int = 3
         log_alpha = rng.normal(0.5, 1.2, (1, *shape)) + rng.normal(0, spread, (draws, *shape))
         parameters[question.slug] = 3 * np.exp(log_alpha)
     return Posterior(tree, np.array([subject_id]), families, parameters)
+
+
+def write_heads(
+    folder: Path, record: Record, tree: DecisionTree, subject_ids: Sequence[str], draws: int = 12, reserve: int = 24
+) -> tuple[Record, Heads, Embeddings]:
+    """Write made-up heads of a round, and the embeddings of some subjects; return them with the changed record."""
+    rng, layout, length = np.random.default_rng(0), Layout(tree), 5
+    vectors = rng.normal(size=(len(subject_ids), length)).astype(np.float16)
+    weights = rng.normal(0, 0.6, (3, draws + reserve, length + 1, layout.outputs)).astype(np.float32)
+    geometry = Geometry(np.zeros(length, np.float32), np.eye(length, dtype=np.float32), 1.0)
+    recalibration = Recalibration.identity(tree)
+    heads = Heads(layout, weights, weights.mean(axis=1), draws, "", recalibration, geometry, record.encoder)
+    heads.save(record.folder / HEADS)
+    kept = Embeddings.create(folder, record.encoder, length).append(list(subject_ids), vectors)
+    record = replace(record, model=heads.fingerprint)
+    record.save()
+    return record, heads, kept

@@ -13,7 +13,7 @@ from greenpea.votes import Votes
 TREE = DecisionTree.from_json(
     """{"name": "pair", "version": "1.0", "questions": [
         {"slug": "bar", "text": {"en": "Bar?"}, "answers": [
-            {"slug": "yes", "label": {"en": "yes"}}, {"slug": "no", "label": {"en": "no"}}]}]}"""
+            {"slug": "yes", "text": {"en": "yes"}}, {"slug": "no", "text": {"en": "no"}}]}]}"""
 )
 
 

@@ -107,7 +107,9 @@ def test_heads_begin_as_the_constant_predictor() -> None:
     votes = Votes(tree, np.array([f"s{i}" for i in range(40)], object), counts, reached)
     for kind in ("dirichlet-multinomial", "multinomial"):
         layout = Layout(tree, kind)  # type: ignore[arg-type]
-        ours = outputs_.posterior(layout, heads.constant_bias(layout, votes).numpy()[None, None], np.array(["x"], object))
+        ours = outputs_.posterior(
+            layout, heads.constant_bias(layout, votes).numpy()[None, None], np.array(["x"], object)
+        )
         for slug in tree.slugs:
             theirs = constant(votes, ["x"])
             np.testing.assert_allclose(ours.mean(slug), theirs.mean(slug), rtol=1e-4)

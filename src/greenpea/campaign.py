@@ -7,6 +7,8 @@
         subjects.parquet    who is classified, and where the images are
         votes.parquet       counts per subject and answer
         runs/0001/          one checkpoint a training
+        encoder/            the encoder whose embeddings the rounds learn from
+        embeddings/         what it makes of every image, computed once
 """
 
 from __future__ import annotations
@@ -26,21 +28,25 @@ import pyarrow.csv as pa_csv
 from greenpea import catalogue, images, information
 from greenpea import report as reports
 from greenpea.calibration import Evaluation, constant, evaluate
+from greenpea.embeddings import FACTS as EMBEDDED
+from greenpea.embeddings import Embeddings
 from greenpea.errors import GreenpeaError
 from greenpea.files import replacing, sha256
-from greenpea.learning import checkpoint
+from greenpea.learning import checkpoint, selfsupervised
+from greenpea.learning.kept import SHIPPED, KeptEncoder, encoder_of
 from greenpea.learning.model import Model, Report, Weights, learn, silent
 from greenpea.learning.prediction import embed
 from greenpea.posterior import Posterior
 from greenpea.settings import Settings, Split
-from greenpea.subjects import SubjectSet
+from greenpea.subjects import SubjectSet, in_audit
 from greenpea.tree import DecisionTree
 from greenpea.votes import Votes, find_columns, read_votes
 from greenpea.workflow import Workflow
 
 SETTINGS, WORKFLOW, VOTES, RUNS, TRUTH = "campaign.toml", "workflow.json", "votes.parquet", "runs", "truth.parquet"
+ENCODER = "encoder"
 BLOCK = 1024  # subjects predicted at a time
-ROLES = ("training", "validation", "test")
+ROLES = ("training", "validation", "test", "audit")
 
 
 # ---- who is trained on -------------------------------------------------------------------------------
@@ -52,11 +58,12 @@ def shares(subject_ids: Iterable[str], salt: str = "") -> np.ndarray:
     return np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests])
 
 
-def roles(subject_ids: np.ndarray, split: Split) -> np.ndarray:
-    """Return "test", "validation" or "training" per subject."""
+def roles(subject_ids: np.ndarray, split: Split, audit: float = 0.0) -> np.ndarray:
+    """Return "audit", "test", "validation" or "training" per subject; ``audit`` is the audit set's share."""
     share = shares(subject_ids, split.salt)
-    edges = [share < split.test, share < split.test + split.validation]
-    return np.select(edges, ["test", "validation"], "training").astype(object)
+    audited = np.array([in_audit(str(subject), audit) for subject in subject_ids], dtype=bool)
+    edges = [audited, share < split.test, share < split.test + split.validation]
+    return np.select(edges, ["audit", "test", "validation"], "training").astype(object)
 
 
 # ---- what the steps return ---------------------------------------------------------------------------
@@ -124,8 +131,8 @@ class Campaign:
 
     @cached_property
     def roles(self) -> np.ndarray:
-        """Per subject: "training", "validation" or "test"."""
-        return roles(self.subjects.subject_ids, self.settings.split)
+        """Per subject: "training", "validation", "test" or "audit"; the last two are never learned from."""
+        return roles(self.subjects.subject_ids, self.settings.split, self.settings.site.audit_share)
 
     @property
     def simulated(self) -> bool:
@@ -177,7 +184,7 @@ class Campaign:
         ``start`` is a checkpoint whose encoder to begin with, whatever its tree.
         """
         first = None if start is None else starting_model(start)
-        rows = np.flatnonzero((self.votes.total > 0) & (self.roles != "test"))
+        rows = np.flatnonzero((self.votes.total > 0) & np.isin(self.roles, ("training", "validation")))
         number = 1 + max((int(run.name) for run in self.runs if run.name.isdigit()), default=0)
         model = self._learn(rows, self.roles[rows] == "validation", first, report)
         facts = {
@@ -222,6 +229,113 @@ class Campaign:
         )
         model.facts["unreadable"] = [[one.subject_id, one.reason] for one in loaded.unreadable]
         return model
+
+    # ---- embeddings --------------------------------------------------------------------------------
+
+    def encoder(self, report: Report = silent) -> KeptEncoder:
+        """Return the encoder whose embeddings the rounds learn from, as ``loop.encoder`` says.
+
+        Made the first time and kept in `ENCODER`; made anew when that setting, or how images are prepared, changes.
+        Raises GreenpeaError where it does not suit the images, or has seen votes of this campaign.
+        """
+        chosen = self.settings
+        wanted = {"encoder": chosen.loop.encoder, "images": chosen.images.model_dump(mode="json")}
+        folder = self.folder / ENCODER
+        if (folder / checkpoint.ENCODER_FACTS).is_file():
+            kept = checkpoint.load_encoder(folder)
+            if kept.about.get("made_for") == wanted:
+                return kept
+        made = self._make_encoder(chosen.loop.encoder, report)
+        checkpoint.save_encoder(replace(made, about={**made.about, "made_for": wanted}), folder)
+        return checkpoint.load_encoder(folder)
+
+    def _make_encoder(self, name: str, report: Report) -> KeptEncoder:
+        if name == "shipped":
+            return self._shipped(report)
+        if name == "self":
+            return self._self_supervised(report)
+        found = self._encoder_of(self.folder / name)
+        if seen := set(found.learned_from) & set(self.subjects.subject_ids):
+            raise GreenpeaError(
+                f"loop.encoder = {name!r}: that encoder has learned from votes on {len(seen):,} subjects of this "
+                f"campaign, and no head on it could be judged by them: choose 'shipped', 'self', or one trained on "
+                f"other subjects"
+            )
+        return found
+
+    def _encoder_of(self, folder: Path) -> KeptEncoder:
+        """Return the encoder of a checkpoint, an encoder's folder, or a campaign: its newest run, else its own."""
+        if (folder / SETTINGS).is_file():
+            other = Campaign.open(folder)
+            return encoder_of(other.model()) if other.runs else checkpoint.load_encoder(folder / ENCODER)
+        if (folder / checkpoint.ENCODER_FACTS).is_file():
+            return checkpoint.load_encoder(folder)
+        if not folder.is_dir():
+            raise GreenpeaError(
+                f"loop.encoder: {folder} is no folder; write 'shipped', 'self', or the folder of a checkpoint or "
+                f"campaign (as seen from this campaign's)"
+            )
+        return encoder_of(checkpoint.load(folder))
+
+    def _shipped(self, report: Report) -> KeptEncoder:
+        shipped = checkpoint.load_encoder(SHIPPED)
+        channels = self._channels()
+        if channels not in (1, shipped.channels):
+            raise GreenpeaError(
+                f"the images have {channels} channels and the shipped encoder takes {shipped.channels}: choose them "
+                f"with images.bands, or set loop.encoder to 'self', which learns from the images as they are"
+            )
+        if channels == 1:
+            report("encoder", 1.0, "grey images are repeated in three channels for the shipped encoder")
+        update = {"size": shipped.preparation.size, "channels": shipped.channels}
+        return shipped.prepared(self.settings.images.model_copy(update=update))
+
+    def _channels(self) -> int:
+        """Return how many channels the first image that can be read has, prepared as the settings say."""
+        for rows, block, _ in images.batches(self.subjects, self.settings.images, 16, self.settings.catalogue.workers):
+            if len(rows):
+                return int(block.shape[1])
+        raise GreenpeaError(f"none of the {len(self.subjects)} images could be read: 'greenpea info' names the folder")
+
+    def _self_supervised(self, report: Report) -> KeptEncoder:
+        rows = np.sort(np.random.default_rng(self.settings.learning.seed).permutation(len(self.subjects)))
+        loaded = self._load(self.subjects.select(np.sort(rows[: selfsupervised.MOST])), report)
+        shipped = checkpoint.load_encoder(SHIPPED)
+        start = shipped if shipped.channels == loaded.images.shape[1] else None
+        return selfsupervised.learn(loaded.images, self.settings.images, self.settings.learning, start, report)
+
+    def embeddings(self, report: Report = silent) -> Embeddings:
+        """Return the embeddings of all subjects by the campaign's encoder; what is missing is computed first.
+
+        In blocks, each of which counts once it is on the disk: killed anywhere, the next call goes on. Images that
+        could not be read are asked again only when one of them has changed. One process at a time.
+        """
+        kept = self.encoder(report)
+        found = Embeddings.create(self.folder, kept.fingerprint, kept.length)
+        if self._mended(found):
+            found = found.forget_unreadable()
+        ids = self.subjects.subject_ids
+        missing = np.flatnonzero((found.rows_of(ids) < 0) & ~np.isin(ids.astype(str), list(found.unreadable)))
+        some, chosen, done = self.subjects.select(missing), self.settings, 0
+        for rows, block, failed in images.batches(some, kept.preparation, BLOCK, chosen.catalogue.workers):
+            report("embeddings", done / len(missing), f"{done:,} of {len(missing):,} images")
+            values = np.zeros((0, kept.length), np.float32)
+            if len(rows):
+                values = kept.embed(block, chosen.learning.precision, chosen.learning.accelerator)
+            found = found.append(some.subject_ids[rows], values, [(one.subject_id, one.reason) for one in failed])
+            done += len(rows) + len(failed)
+        if len(missing):
+            report("embeddings", 1.0, f"{done:,} of {len(missing):,} images")
+        return found
+
+    def _mended(self, found: Embeddings) -> bool:
+        """Whether the file of an unreadable image has changed since."""
+        if not found.unreadable:
+            return False
+        since = (found.folder / EMBEDDED).stat().st_mtime
+        rows = np.flatnonzero(np.isin(self.subjects.subject_ids.astype(str), list(found.unreadable)))
+        files = (self.subjects.source(int(row)) for row in rows)
+        return any(isinstance(file, Path) and file.is_file() and file.stat().st_mtime > since for file in files)
 
     # ---- predictions -------------------------------------------------------------------------------
 
@@ -358,7 +472,7 @@ class Campaign:
             if found is None:
                 raise GreenpeaError(f"{subjects} holds no votes on this tree: give their table with --votes")
             return found, f"the votes in {Path(subjects).name}"
-        return self.votes, "the test subjects, kept from training by a hash of their id"
+        return self.votes, "the test and audit subjects, kept from training by a hash of their id"
 
     def cross_validate(self, folds: int = 5, start: str | Path | None = None, report: Report = silent) -> Judged:
         """Train ``folds`` times, each leaving out another part, and judge every subject by the model that did."""

@@ -63,7 +63,7 @@ class Scale:
     limit: int = 40  # classifications after which a subject retires in any case
     classifications: int = 24_000  # after which the demonstration ends, retired or not
     rounds: int = 12  # at most; as many as come in time
-    per_second: float = 160.0  # classifications of all volunteers together, so that rounds keep up
+    per_second: float = 130.0  # classifications of all volunteers together, so that rounds keep up
     pixels: int = 64
     seed: int = 0
 
@@ -99,12 +99,19 @@ class Outcome:
     overall: Mapping[str, float]
     most: tuple[tuple[str, int], ...]  # (subject id, classifications so far): to ask about first, and last
     least: tuple[tuple[str, int], ...]
-    seconds: float
+    ranked_by: int  # the round that ranked them; 0: none did
 
     @property
     def full(self) -> int:
         """Classifications that every subject's full limit would take."""
         return self.scale.limit * self.overview.subjects
+
+    @property
+    def seconds(self) -> float:
+        """From the beginning of the first round to the end of the last."""
+        if not self.rounds:
+            return 0.0
+        return (max(self.rounds[-1].stages.values()) - self.rounds[0].begun_at).total_seconds()
 
 
 # ---- setting the scene -------------------------------------------------------------------------------
@@ -248,8 +255,8 @@ class _Watch:
             self.look()
 
 
-def play(campaign: Campaign, store: Store, site: Site, scale: Scale, told: Callable[[Moment], None]) -> float:
-    """Let volunteers vote and rounds follow, until there is enough; return the seconds. Tells what there is to see."""
+def play(campaign: Campaign, store: Store, site: Site, scale: Scale, told: Callable[[Moment], None]) -> None:
+    """Let volunteers vote and rounds follow, until there is enough. Tells what there is to see."""
     subjects = len(campaign.subjects)
     with _Watch(store, scale, site.address, told) as watch:
         watch.rounds += [one for one in records.every(campaign.folder) if one.finished]
@@ -262,7 +269,6 @@ def play(campaign: Campaign, store: Store, site: Site, scale: Scale, told: Calla
                     continue
                 _round(campaign, store, watch)
         _round(campaign, store, watch)
-        return time.monotonic() - watch.begun
 
 
 def _round(campaign: Campaign, store: Store, watch: _Watch) -> None:
@@ -280,7 +286,7 @@ def _enough(now: Overview, scale: Scale) -> bool:
 # ---- what came of it ---------------------------------------------------------------------------------
 
 
-def judge(campaign: Campaign, store: Store, scale: Scale, seconds: float) -> Outcome:
+def judge(campaign: Campaign, store: Store, scale: Scale) -> Outcome:
     """Compare with the simulated truth."""
     found = [one for one in records.every(campaign.folder) if one.finished]
     ids, tree = campaign.subjects.subject_ids, campaign.tree
@@ -305,9 +311,11 @@ def judge(campaign: Campaign, store: Store, scale: Scale, seconds: float) -> Out
         )
         for how, answers in said.items()
     }
-    most, least = _asked(found, {subject: number for subject, number, _ in store.classifications.tallies()})
+    counts = {subject: number for subject, number, _ in store.classifications.tallies()}
+    number, ranked = _ranked(found)
+    most, least = (tuple((one, counts.get(one, 0)) for one in some) for some in (ranked[:SHOWN], ranked[::-1][:SHOWN]))
     overview = store.statistics.overview(datetime.now(UTC))
-    return Outcome(scale, overview, tuple(found), accuracy, overall, most, least, seconds)
+    return Outcome(scale, overview, tuple(found), accuracy, overall, most, least, number)
 
 
 def leading(votes: Votes) -> dict[str, np.ndarray]:
@@ -338,16 +346,13 @@ def _combined(campaign: Campaign, found: Sequence[Record], votes: Votes) -> Post
 SHOWN = 6  # subjects of each kind in the gallery
 
 
-def _asked(
-    found: Sequence[Record], counts: Mapping[str, int]
-) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
-    """Return the first and the last of the newest long list of ranks, with their classifications."""
+def _ranked(found: Sequence[Record]) -> tuple[int, list[str]]:
+    """Return the newest round that ranked many subjects, and these, best first."""
     for record in reversed(found):
         if (record.folder / records.SCORES).is_file() and record.ranked >= 2 * SHOWN:
-            ids = pq.read_table(record.folder / records.SCORES, columns=["subject_id"])["subject_id"].to_pylist()
-            first, last = ids[:SHOWN], ids[::-1][:SHOWN]
-            return tuple((one, counts.get(one, 0)) for one in first), tuple((one, counts.get(one, 0)) for one in last)
-    return (), ()
+            table = pq.read_table(record.folder / records.SCORES, columns=["subject_id"])
+            return record.number, table["subject_id"].to_pylist()
+    return 0, []
 
 
 def invitation(store: Store, address: str) -> str | None:

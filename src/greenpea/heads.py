@@ -99,7 +99,7 @@ class Heads:
         folder = Path(folder)
         with replacing(folder) as temporary:
             temporary.mkdir()
-            np.savez(temporary / NUMBERS, **self._arrays())
+            np.savez(temporary / NUMBERS, **self._arrays())  # type: ignore[arg-type]
             known = {
                 "format": FORMAT,
                 "fingerprint": self.fingerprint,
@@ -120,7 +120,9 @@ class Heads:
         try:
             known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             if known["format"] != FORMAT:
-                raise GreenpeaError(f"{folder / FACTS} has the format {known['format']!r}; this Greenpea reads {FORMAT!r}")
+                raise GreenpeaError(
+                    f"{folder / FACTS} has the format {known['format']!r}; this Greenpea reads {FORMAT!r}"
+                )
             if sha256(folder / NUMBERS) != known["sha256"]:
                 raise _broken(folder / NUMBERS, "its bytes are not those that were saved")
             with np.load(folder / NUMBERS, allow_pickle=False) as arrays:

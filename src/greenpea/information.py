@@ -16,6 +16,7 @@ from scipy.special import entr, logsumexp
 
 from greenpea.errors import GreenpeaError
 from greenpea.posterior import Posterior
+from greenpea.tree import DecisionTree
 
 MOST_STATES = 20_000  # count vectors one question may have before enumeration is refused
 CHUNK = 512  # subjects worked on at once, at most
@@ -177,22 +178,41 @@ class _Walk(NamedTuple):
     stops: tuple[_Stop, ...]
     cells: int
     urns: int
-    counted: np.ndarray  # [row] whether anything is learned from it
+    told: np.ndarray  # [row] whether anything is learned from it
     grows: np.ndarray  # [row] 1 or 0
     sign: np.ndarray  # [row] +1 of a cell, −1 of a total
 
 
 def _plan(posterior: Posterior, counted: Sequence[str]) -> _Walk:
     """Return the walk to the questions ``counted``: those, and what comes before them."""
-    tree = posterior.tree
+    if not counted:
+        raise GreenpeaError("no question to learn from: name at least one, or leave `questions` out for all of them")
+    stops = tuple(_stops(posterior, _passed(posterior.tree, counted)))
+    cells, urns = stops[-1].cells.stop, stops[-1].urns.stop
+    told, grows = np.zeros(cells + urns, bool), np.zeros(cells + urns, np.float32)
+    for stop in stops:
+        totals = slice(cells + stop.urns.start, cells + stop.urns.stop)
+        told[stop.cells] = stop.question in counted
+        # What an urn holds in all says nothing when it does not grow: fractions sum to 1.
+        told[totals] = stop.question in counted and stop.grows
+        grows[stop.cells] = grows[totals] = stop.grows
+    return _Walk(stops, cells, urns, told, grows, sign=np.repeat(np.array([1, -1], np.float32), [cells, urns]))
+
+
+def _passed(tree: DecisionTree, counted: Sequence[str]) -> set[str]:
+    """Return the questions ``counted`` and all that can come before them."""
     passed = {tree[slug].slug for slug in counted}
     for slug in reversed(tree.topological_order):
         if passed & tree[slug].followers:
             passed.add(slug)
-    stops: list[_Stop] = []
+    return passed
+
+
+def _stops(posterior: Posterior, passed: set[str]) -> Iterator[_Stop]:
+    """Yield the questions ``passed`` in topological order, their cells and urns numbered one after another."""
     cells = urns = 0
-    for slug in (slug for slug in tree.topological_order if slug in passed):
-        question = tree[slug]
+    for slug in (slug for slug in posterior.tree.topological_order if slug in passed):
+        question = posterior.tree[slug]
         multiple, answers = question.kind == "multiple", len(question.answers)
         ways = [question.next] if multiple else [answer.next for answer in question.answers]
         stop = _Stop(
@@ -203,21 +223,8 @@ def _plan(posterior: Posterior, counted: Sequence[str]) -> _Walk:
             urns=range(urns, urns + (answers if multiple else 1)),
             nexts=tuple(way if way in passed else None for way in ways),
         )
-        stops.append(stop)
+        yield stop
         cells, urns = stop.cells.stop, stop.urns.stop
-    counts = [stop.question in counted for stop in stops]
-    grows = [stop.grows for stop in stops]
-    of_cells, of_urns = [len(range(cells)[stop.cells]) for stop in stops], [len(stop.urns) for stop in stops]
-    # What an urn holds in all says nothing when it does not grow: fractions sum to 1.
-    useful = np.logical_and(counts, grows)
-    return _Walk(
-        tuple(stops),
-        cells,
-        urns,
-        counted=np.concatenate([np.repeat(counts, of_cells), np.repeat(useful, of_urns)]),
-        grows=np.concatenate([np.repeat(grows, of_cells), np.repeat(grows, of_urns)]).astype(np.float32),
-        sign=np.repeat(np.array([1, -1], np.float32), [cells, urns]),
-    )
 
 
 def _contents(walk: _Walk, posterior: Posterior, subjects: slice) -> Float[np.ndarray, "row subject draw"]:
@@ -331,7 +338,7 @@ def _log_likelihood(
     """Return ln p(k simulated | t) for all pairs, up to terms free of t."""
     # ln p = Σ_a ln (α_a)_{k_a} − ln (α₀)_n, where ln (α)_k = Σ_{j<k} ln(α + j); k ln α where nothing grows.
     # Steps that no volunteer took need no logarithm: most cells have few votes.
-    most = np.where(walk.counted, counts.max(axis=(1, 2), initial=0), 0)
+    most = np.where(walk.told, counts.max(axis=(1, 2), initial=0), 0)
     row, j = np.nonzero(np.arange(votes) < most[:, None])
     taken = (counts[row] > j.astype(counts.dtype)[:, None, None]).astype(np.float32)
     steps = contents[row]

@@ -45,6 +45,7 @@ def write(outcome: Outcome, folder: Path, tree: DecisionTree, out: Path) -> Path
         savings=_savings(outcome),
         accuracy={"picture": reports._picture(accuracy(outcome, tree), _accuracy_in_words(outcome))},
         gallery={
+            "round": outcome.ranked_by,
             "most": [_thumbnail(folder, *one) for one in outcome.most],
             "least": [_thumbnail(folder, *one) for one in outcome.least],
         },
@@ -73,11 +74,20 @@ def headline(outcome: Outcome) -> dict[str, str]:
         f"{_cent(full)}."
     )
     return {
-        "verdict": "better" if share < 1 and combined >= full - 0.01 else "even",
-        "saved": f"{saved} that asking {outcome.scale.limit} volunteers about each would take.",
+        "verdict": "better" if share < 1 and combined >= full - 0.01 else "no-better",
+        "saved": f"{saved} that asking {outcome.scale.limit} volunteers about each would take.{_each(outcome)}",
         "accuracy": words,
         "learning": _learned(outcome.rounds),
     }
+
+
+def _each(outcome: Outcome) -> str:
+    """Say what the retired subjects took; the audit set, which always takes all, is not among them."""
+    last = outcome.rounds[-1] if outcome.rounds else None
+    if last is None or not last.saved + last.spent:
+        return ""
+    took = outcome.scale.limit * last.spent / (last.saved + last.spent)
+    return f" Those that are done took {took:.1f} classifications each, on average."
 
 
 def _cent(share: float) -> str:
@@ -167,9 +177,11 @@ def learning(judged: Sequence[Record]) -> Figure:
     points = [(one.answers, score.excess) for one, score in found]
     control = [(one.random_answers, score.random_excess) for one, score in found if score.random_excess is not None]
     if control:
-        axes.plot(*zip(*control, strict=True), color=plots.DRAW, marker="o", markersize=4, label="shown at random")
+        axes.plot(*zip(*control, strict=True), color=plots.DRAW, marker="o", markersize=4, label="random votes alone")
     if points:
-        axes.plot(*zip(*points, strict=True), color=plots.GREEN, marker="o", markersize=4.5, linewidth=2, label="all")
+        axes.plot(
+            *zip(*points, strict=True), color=plots.GREEN, marker="o", markersize=4.5, linewidth=2, label="all votes"
+        )
         level = found[-1][1].constant_excess
         axes.axhline(level, color=plots.ORANGE, linewidth=1.2, linestyle=(0, (4, 2)), label="not looking at the image")
         highest = max([level, *(value for _, value in points)])

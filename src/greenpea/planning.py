@@ -323,7 +323,16 @@ def _capped(flow: Visits, most: int) -> Float[np.ndarray, " visit"]:
 # ---- the picture -------------------------------------------------------------------------------------
 
 COLOURS = {"votes alone": plots.ORANGE, "with the network": plots.GREEN}
-MARKS = {1 / 7: "a day", 1.0: "a week", 4.35: "a month", 26.0: "half a year", 52.0: "a year", 260.0: "five years"}
+MARKS = {
+    1 / 7: "a day",
+    1.0: "a week",
+    4.35: "a month",
+    13.0: "3 months",
+    26.0: "half a year",
+    52.0: "a year",
+    104.0: "2 years",
+    260.0: "5 years",
+}
 
 
 def picture(made: Plan) -> Figure:
@@ -332,13 +341,13 @@ def picture(made: Plan) -> Figure:
     axes = figure.subplots()
     known = {name: [one for one in lines if math.isfinite(one.weeks.high)] for name, lines in made.outlooks.items()}
     for name, lines in known.items():
-        _line(axes, lines, COLOURS[name])
+        _line(axes, lines, COLOURS[name], below=name != "votes alone")
         if lines:
             words, place = name, (lines[-1].per_week, lines[-1].weeks.middle)
             axes.annotate(words, place, (9, 0), textcoords="offset points", va="center", color=COLOURS[name])
     axes.set(xscale="log", yscale="log")
     rates = [one.per_week for one in next(iter(made.outlooks.values()))]
-    axes.set_xlim(0.75 * min(rates), 1.35 * max(rates))
+    axes.set_xlim(0.5 * min(rates), 1.35 * max(rates))
     axes.set_xticks(rates)
     axes.minorticks_off()
     plots._style(axes, "new volunteers a week", "until every subject is done")
@@ -348,14 +357,17 @@ def picture(made: Plan) -> Figure:
     return figure
 
 
-def _line(axes: Axes, lines: Sequence[Outlook], colour: str) -> None:
+def _line(axes: Axes, lines: Sequence[Outlook], colour: str, below: bool) -> None:
     x = [one.per_week for one in lines]
     low, middle, high = ([getattr(one.weeks, name) for one in lines] for name in ("low", "middle", "high"))
     axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(x, middle, color=colour, linewidth=2, marker="o", markersize=5)
     for one in lines:
-        words, place = f"{rounded(one.volunteers.middle)} people", (one.per_week, one.weeks.high)
-        axes.annotate(words, place, (4, 6), textcoords="offset points", fontsize=8, color=plots.MUTED)
+        words = f"{rounded(one.volunteers.middle)} people"
+        place, apart, side = ((one.per_week, one.weeks.high), (4, 6), "left")
+        if below:
+            place, apart, side = ((one.per_week, one.weeks.low), (-4, -12), "right")
+        axes.annotate(words, place, apart, textcoords="offset points", ha=side, fontsize=8, color=plots.MUTED)
 
 
 def _mark_times(axes: Axes, shown: Sequence[Interval]) -> None:

@@ -5,6 +5,7 @@ Nothing is opened here but tables: whether an image can be read shows when it is
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -43,6 +44,12 @@ LOCATIONS = pa.schema(
     ]
 )
 RESERVED = ("subject_id", *LOCATIONS.names)
+
+
+def in_audit(subject_id: str, share: float) -> bool:
+    """Whether a subject is in the audit set: by a hash of its id, the same on every machine and for ever."""
+    digest = hashlib.sha256(f"audit:{subject_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
 @dataclass(frozen=True, eq=False)

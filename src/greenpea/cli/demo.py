@@ -66,9 +66,9 @@ def demo(
         campaign, site, store = show.stage(folder, scale, port, report)
     try:
         with _watching(folder) as told:
-            seconds = show.play(campaign, store, site, scale, told)
+            show.play(campaign, store, site, scale, told)
         with console.status("Comparing with the simulated truth …"):
-            outcome = show.judge(campaign, store, scale, seconds)
+            outcome = show.judge(campaign, store, scale)
             page = loop_report.write(outcome, folder, campaign.tree, folder / "report.html")
         _show_outcome(outcome, page)
         invited = show.invitation(store, site.address)
@@ -144,7 +144,7 @@ class _Screen:
             ("classifications", moment.classifications, moment.scale.classifications),
             ("galaxies done", moment.retired, moment.subjects),
         ):
-            bar = ProgressBar(total=total, completed=min(done, total), width=34)
+            bar = ProgressBar(total=total, completed=min(done, total), width=34, complete_style="green")
             bars.add_row(words, bar, f"[bold]{done:,}[/bold] of {total:,}")
         now = Text.assemble(
             (f"{moment.volunteers:,} volunteers", "bold"), f" so far, {rate:.0f} classifications a second, ",
@@ -152,30 +152,28 @@ class _Screen:
         )  # fmt: skip
         parts: list[RenderableType] = [bars, now]
         if moment.rounds:
-            parts += [Text(""), self._asked(moment.rounds[-1]), _rounds(moment)]
+            parts += [Text(""), self._asked(moment.rounds), _rounds(moment)]
         title = f"simulated galaxies, simulated volunteers · {moment.address}"
         return Panel(Group(*parts), title=title, border_style="green")
 
-    def _asked(self, record: Record) -> RenderableType:
-        """Return the galaxies that would teach most, as small pictures; drawn anew after each round."""
-        if self.asked[0] != record.number:
+    def _asked(self, rounds: Sequence[Record]) -> RenderableType:
+        """Return the galaxies that would teach most, as small pictures; drawn anew after each round that ranks."""
+        newest = next((one for one in reversed(rounds) if one.ranked >= THUMBNAILS), None)
+        if newest is not None and newest.number != self.asked[0]:
             pictures = Table.grid(padding=(0, 1))
-            some = [_picture(self.folder / "images" / f"{one}.png", ACROSS) for one in _first(record, THUMBNAILS)]
-            pictures.add_row(*some)
+            pictures.add_row(*(_picture(self.folder / "images" / f"{one}.png", ACROSS) for one in _first(newest)))
             heading = Text("What the network would most like to be told about:", style="italic")
-            self.asked = record.number, Group(heading, pictures) if some else Text("")
+            self.asked = newest.number, Group(heading, pictures)
         return self.asked[1]
 
 
-def _first(record: Record, count: int) -> list[str]:
+def _first(record: Record) -> list[str]:
     import pyarrow.parquet as pq
 
     from greenpea.records import SCORES
 
-    path = record.folder / SCORES
-    if not path.is_file():
-        return []
-    return [str(one) for one in pq.read_table(path, columns=["subject_id"])["subject_id"][:count].to_pylist()]
+    table = pq.read_table(record.folder / SCORES, columns=["subject_id"])
+    return [str(one) for one in table["subject_id"][:THUMBNAILS].to_pylist()]
 
 
 def _picture(path: Path, across: int) -> Text:

@@ -24,14 +24,16 @@ from greenpea.errors import GreenpeaError
 from greenpea.files import replacing, sha256
 from greenpea.images import Preparation
 from greenpea.learning import encoders, uncertainty
+from greenpea.learning.kept import KeptEncoder
 from greenpea.learning.model import Model
 from greenpea.learning.settings import Learning
 from greenpea.learning.training import History
 from greenpea.outputs import Geometry, Layout
 from greenpea.tree import DecisionTree
 
-FORMAT = "greenpea-model/1"
+FORMAT, ENCODER_FORMAT = "greenpea-model/1", "greenpea-encoder/1"
 NUMBERS, FACTS, SUBJECTS = "model.safetensors", "model.json", "subjects.json"
+ENCODER_NUMBERS, ENCODER_FACTS = "encoder.safetensors", "encoder.json"
 
 
 def versions() -> dict[str, str]:
@@ -121,6 +123,67 @@ def _restore(facts: dict[str, Any], numbers: dict[str, torch.Tensor]) -> Model:
         recalibration=Recalibration(**facts["recalibration"]),
         history=History(**facts["history"]),
         facts=facts["facts"],
+    )
+
+
+# ---- encoders alone ----------------------------------------------------------------------------------
+
+
+def save_encoder(kept: KeptEncoder, folder: str | Path, half: bool = False) -> Path:
+    """Write an encoder's folder, whole or not at all, and return it. An older one there is replaced.
+
+    ``half``: in half precision, at half the size; what is read back is then the rounded encoder.
+    """
+    folder = Path(folder)
+    numbers = {
+        name: value.half() if half and value.is_floating_point() else value for name, value in kept.tensors().items()
+    }
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        save_file(numbers, temporary / ENCODER_NUMBERS)
+        known = {
+            "format": ENCODER_FORMAT,
+            "preparation": kept.preparation.model_dump(mode="json"),
+            "encoder": kept.name,
+            "width": kept.width,
+            "channels": kept.channels,
+            "origin": kept.origin,
+            "about": dict(kept.about),
+            "learned_from": list(kept.learned_from),
+            "versions": versions(),
+            "sha256": sha256(temporary / ENCODER_NUMBERS),
+        }
+        (temporary / ENCODER_FACTS).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return folder
+
+
+def load_encoder(folder: str | Path) -> KeptEncoder:
+    """Read an encoder's folder. Raises GreenpeaError where a file is missing, cut short or altered."""
+    folder = Path(folder)
+    for name in (ENCODER_NUMBERS, ENCODER_FACTS):
+        if not (folder / name).is_file():
+            raise GreenpeaError(f"{folder} is not an encoder: it has no {name}")
+    try:
+        known = json.loads((folder / ENCODER_FACTS).read_text(encoding="utf-8"))
+        if known["format"] != ENCODER_FORMAT:
+            raise _broken(folder / ENCODER_FACTS, f"its format is {known['format']!r}, not {ENCODER_FORMAT!r}")
+        if sha256(folder / ENCODER_NUMBERS) != known["sha256"]:
+            raise _broken(folder / ENCODER_NUMBERS, "its bytes are not those that were saved")
+        preparation = Preparation.model_validate(known["preparation"])
+        encoder = encoders.build(known["encoder"], known["channels"], preparation.size, known["width"])
+        encoder.load_state_dict(load_file(folder / ENCODER_NUMBERS))
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, ValidationError, RuntimeError) as error:
+        raise _broken(folder / ENCODER_FACTS, f"a part is missing or does not fit: {error}") from error
+    encoder.to(memory_format=torch.channels_last).eval()
+    return KeptEncoder(
+        encoder=encoder,
+        preparation=preparation,
+        name=known["encoder"],
+        width=known["width"],
+        channels=known["channels"],
+        origin=known["origin"],
+        learned_from=tuple(known["learned_from"]),
+        about=known["about"],
     )
 
 

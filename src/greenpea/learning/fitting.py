@@ -97,7 +97,7 @@ class Rises:
         more = torch.bincount(k.long(), minlength=most + 1).flip(0).cumsum(0).flip(0)
         self.active = more[1:].tolist()  # how many pairs have k > j, j = 0, 1, …
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor) -> tuple[float, Tensor]:
         """Return the sum of all ln (x)_k, and the slopes in the order of ``x``."""
         x = x[self.order]
         product, slope = torch.ones_like(x), torch.zeros_like(x)

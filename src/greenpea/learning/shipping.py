@@ -10,6 +10,7 @@ makes it again, from nothing but its seed. No real image and no real vote is in 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from greenpea import simulate
 from greenpea.images import Preparation
 from greenpea.learning import checkpoint
+from greenpea.learning.kept import encoder_of
 from greenpea.learning.model import Model, Report, learn
 from greenpea.learning.settings import Learning
 from greenpea.tree import DecisionTree
@@ -46,9 +48,15 @@ def main() -> None:
     parser.add_argument("--galaxies", type=int, default=GALAXIES)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     chosen = parser.parse_args()
-    model = train(chosen.galaxies, chosen.epochs, _say)
-    origin = f"{chosen.galaxies:,} simulated galaxies, {VOTES} simulated volunteers each, {chosen.epochs} epochs"
-    checkpoint.save_encoder(checkpoint.encoder_of(model, origin, seen=()), chosen.folder, half=True)
+    ship(train(chosen.galaxies, chosen.epochs, _say), chosen.folder)
+
+
+def ship(model: Model, folder: Path) -> None:
+    """Write a model's encoder in half precision, for any campaign: none of its subjects has been seen."""
+    seen = model.facts["subjects"]
+    origin = f"{sum(seen.values()):,} simulated galaxies, each classified by {VOTES} simulated volunteers"
+    kept = replace(encoder_of(model), origin=origin, learned_from=(), about={"seed": SEED})
+    checkpoint.save_encoder(kept, folder, half=True)
 
 
 def _say(stage: str, share: float, words: str) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -80,9 +81,13 @@ def run(
                 return None
             record, earlier = begun, found
         after("collected")
-        chosen = campaign.settings.loop
-        acquire = acquire or acquisition.information(chosen.votes, chosen.questions or None)
-        return _Steps(campaign, store, record, earlier, clock, report, acquire).finish(after)
+        return _Steps(campaign, store, record, earlier, clock, report, acquire or default(campaign)).finish(after)
+
+
+def default(campaign: Campaign) -> Acquisition:
+    """Return the acquisition of the campaign's settings."""
+    chosen = campaign.settings.loop
+    return acquisition.information(chosen.votes, chosen.questions or None)
 
 
 def roll_back(campaign: Campaign, store: Store, number: int, now: datetime) -> Record:
@@ -252,7 +257,7 @@ class _Steps:
 
     @cached_property
     def incumbent(self) -> Record | None:
-        """The last round whose heads were promoted, on the same tree."""
+        """The last round before whose heads were promoted, on the same tree."""
         same = [one for one in self.earlier if one.workflow.split(".")[0] == self.record.workflow.split(".")[0]]
         return records.newest_with_heads(same)
 
@@ -289,7 +294,7 @@ class _Steps:
         return cross_fit(
             self.embeddings.take(self.embeddings.rows_of(votes.subject_ids)),
             votes,
-            chosen.learning.model_copy(update={"seed": self.record.seed}),
+            chosen.learning,
             folds=folds or chosen.loop.folds,
             salt=chosen.split.salt,
             reserve=chosen.loop.reserve if reserve is None else reserve,
@@ -422,10 +427,18 @@ class _Steps:
         return {"retired": counts}
 
     def _finished(self) -> dict[str, Any]:
-        self.store.rounds.prune(self.campaign.settings.loop.kept)
+        self._forget(self.campaign.settings.loop.kept)
         limit = self.store.workflows.active().workflow.limit
         saved, spent = self.store.standings.savings(limit) if limit else (0, 0)
         return {"saved": saved, "spent": spent}
+
+    def _forget(self, kept: int) -> None:
+        """Let go of what old rounds need no more: ranks in the store, and heads, which are large."""
+        self.store.rounds.prune(kept)
+        incumbent = records.newest_with_heads([*self.earlier, replace(self.record, stages={"finished": self.clock()})])
+        for one in self.earlier[: max(0, len(self.earlier) + 1 - kept)]:
+            if incumbent is None or one.number != incumbent.number:
+                shutil.rmtree(one.folder / records.HEADS, ignore_errors=True)
 
 
 def _publish(store: Store, record: Record) -> int:

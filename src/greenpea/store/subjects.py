@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal
@@ -16,16 +15,11 @@ from greenpea.store.engine import Database, text_of
 from greenpea.store.schema import classifications, progress, subjects, versions
 from greenpea.store.values import NewSubject, Stream, Subject
 from greenpea.store.workflows import Workflows, lock_tables
+from greenpea.subjects import in_audit
 
 LONGEST_ID = 500  # characters of a subject's id
 BLOCK = 1000  # subjects added in one transaction
 Order = Literal["subject_id", "classifications", "newest", "retired"]
-
-
-def in_audit(subject_id: str, share: float) -> bool:
-    """Whether a subject is in the audit set: by a hash of its id, the same on every machine and for ever."""
-    digest = hashlib.sha256(f"audit:{subject_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
 class Subjects:

@@ -73,7 +73,11 @@ def around(layout: Layout, mean: Tensor, found: dict[str, Tensor], stiffness: Te
 def _factor(curvature: Tensor, stiffness: Tensor) -> Tensor:
     """Return the Cholesky factor in float32, as a checkpoint keeps it: half the size and far more than needed."""
     stiff = curvature + torch.diag(stiffness.repeat(len(curvature) // len(stiffness)))
-    return torch.linalg.cholesky(stiff).float()
+    factor, failed = torch.linalg.cholesky_ex(stiff)
+    if failed:  # a prior so loose beside the curvature that rounding shows
+        stiff.diagonal().add_(1e-6 * stiff.diagonal().max())
+        factor = torch.linalg.cholesky(stiff)
+    return factor.float()
 
 
 def draw(state: State, generator: torch.Generator) -> Tensor:
@@ -122,8 +126,10 @@ def curvatures(layout: Layout, mean: Tensor, inputs: Tensor, packed: Tensor) -> 
     for at in range(0, len(inputs), CHUNK):
         z, votes = inputs[at : at + CHUNK], packed[at : at + CHUNK].double()
         fisher = _fishers(layout, z @ mean, votes)
-        weights = torch.stack([fisher[name][:, first, second] for name, first, second in pairs])
-        total += weights @ (z[:, upper[0]] * z[:, upper[1]])
+        weights = torch.stack([fisher[name][:, first, second] for name, first, second in pairs]).float()
+        columns = z.float().T.contiguous()
+        # Within a chunk float32 will do, at half the cost; chunks are added up in float64.
+        total += weights @ (columns[upper[0]] * columns[upper[1]]).T
     return _assembled(layout, pairs, total, upper, size)
 
 

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
 from greenpea.classifications import Tally, votes_of
+from greenpea.combining import combine
+from greenpea.embeddings import Embeddings
+from greenpea.heads import Heads
 from greenpea.posterior import Posterior
 from greenpea.records import HEADS, newest_with_heads
 from greenpea.site import charts
@@ -39,8 +42,6 @@ def posterior_of(site: Site, subject: Subject) -> Believed | None:
     None where no round has promoted heads for the active tree, or the subject has no embedding. Raises
     GreenpeaError where the round's files are damaged.
     """
-    from greenpea.combining import combine
-
     record = newest_with_heads(list(rounds_of(site.folder).records))
     tree = site.store.workflows.active().workflow.tree
     if record is None:
@@ -48,7 +49,7 @@ def posterior_of(site: Site, subject: Subject) -> Believed | None:
     heads = _heads(record.folder / HEADS, record.model)
     if heads.layout.tree.structure != tree.structure:
         return None
-    embeddings = _embeddings(site.folder, record.encoder, record.number)
+    embeddings = _kept(Embeddings.open(site.folder, record.encoder))
     rows = embeddings.rows_of([subject.subject_id])
     if rows[0] < 0:
         return None
@@ -61,19 +62,15 @@ def posterior_of(site: Site, subject: Subject) -> Believed | None:
 
 
 @lru_cache(maxsize=2)
-def _heads(folder: Path, model: str) -> Any:
+def _heads(folder: Path, model: str) -> Heads:
     """Return the heads in a folder, read once; ``model`` tells those of a round that was run anew from the old."""
-    from greenpea.heads import Heads
-
     return Heads.load(folder)
 
 
 @lru_cache(maxsize=2)
-def _embeddings(folder: Path, encoder: str, round: int) -> Any:
-    """Return a campaign's embeddings, opened once a round: subjects may have come since the last."""
-    from greenpea.embeddings import Embeddings
-
-    return Embeddings.open(folder, encoder)
+def _kept(embeddings: Embeddings) -> Embeddings:
+    """Return what was first opened of equal ones: it has its ids in memory. They are not equal once it has grown."""
+    return embeddings
 
 
 # ---- the picture -------------------------------------------------------------------------------------
