@@ -25,17 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from PIL import Image
+
 from common import finish
 from crowd import Server, stored
-
 from greenpea import simulate
 from greenpea.campaign import Campaign
 from greenpea.client import Client
 from greenpea.embeddings import Embeddings
 from greenpea.settings import Settings
 from greenpea.store import NewSubject, SentClassification, Store, Stream
+from greenpea.subjects import SubjectSet
 from greenpea.tree import DecisionTree
 from greenpea.workflow import Workflow
 
@@ -64,8 +64,9 @@ def prepare(folder: Path, opinions: Opinions, classified: int) -> None:
     rows = len(opinions.embeddings)
     ids = [f"g{number:06d}" for number in range(rows)]
     (folder / "images").mkdir(parents=True)
-    subjects = pa.table({"subject_id": ids, "image": [f"images/{one}.jpg" for one in ids]})
-    pq.write_table(subjects, folder / "subjects.parquet")
+    noise = np.random.default_rng(2).integers(0, 60, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "images" / f"{ids[0]}.jpg")  # the encoder asks how many channels there are
+    SubjectSet.from_files(ids, [folder / "images" / f"{one}.jpg" for one in ids]).save(folder)
     (folder / "workflow.json").write_text(Workflow(tree=opinions.tree).to_json())
     settings = Settings().override(["site.per_minute=100000000", f"loop.classifications={NEW}", "loop.minutes=1000"])
     (folder / "campaign.toml").write_text(settings.to_toml())
@@ -74,6 +75,17 @@ def prepare(folder: Path, opinions: Opinions, classified: int) -> None:
         store.workflows.publish(Workflow.load(folder / "workflow.json"), now)
         store.subjects.add((NewSubject(one, ("",)) for one in ids), now, settings.site.audit_share)
         classify(store, opinions, classified)
+    keep_embeddings(Campaign.open(folder), ids, opinions.embeddings)
+
+
+def keep_embeddings(campaign: Campaign, ids: list[str], embeddings: np.ndarray) -> None:
+    """Keep made-up embeddings under the campaign's own encoder, as if they had been computed."""
+    kept = campaign.encoder()
+    if kept.length != embeddings.shape[1]:
+        raise SystemExit(f"--length {kept.length} is what the encoder gives")
+    found = Embeddings.create(campaign.folder, kept.fingerprint, kept.length)
+    for start in range(0, len(ids), 10_000):
+        found = found.append(ids[start : start + 10_000], embeddings[start : start + 10_000])
 
 
 def classify(store: Store, opinions: Opinions, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import re
 import socket
@@ -164,6 +165,12 @@ def test_no_headline_boasts_of_what_is_not_so(bad: dict[str, float]) -> None:
     assert loop_report.headline(outcome(**bad))["verdict"] == "no-better"  # type: ignore[arg-type]
 
 
+def test_a_network_that_is_no_better_than_not_looking_is_called_so() -> None:
+    assert "no better" not in loop_report.headline(outcome())["learning"]
+    worse = dataclasses.replace(outcome(), rounds=(record(1, 0.6),))
+    assert "no better than not looking" in loop_report.headline(worse)["learning"]
+
+
 def test_galaxies_not_done_are_not_called_done() -> None:
     assert loop_report.headline(outcome(retired=55))["saved"].startswith("55% of the 100 galaxies")
 
@@ -205,7 +212,7 @@ def test_a_loop_without_rounds_has_a_report_too(tmp_path: Path) -> None:
 
 def test_the_screen_shows_galaxies_and_rounds(tmp_path: Path) -> None:
     creation.simulate(tmp_path / "sky", 6, 0, 16, 0)
-    moment = Moment(Scale(), 1234, 17, 6, 2, 61.0, "fitting", (record(1),), "http://localhost:1")
+    moment = Moment(Scale(), 1234, 17, 6, 2, 61.0, 20.2, "fitting", (record(1),), "http://localhost:1")
     console = Console(record=True, width=100, file=(tmp_path / "screen").open("w"), force_terminal=True)
     console.print(shown._Screen(tmp_path / "sky").draw(moment))
     text = console.export_text()

@@ -78,6 +78,7 @@ class Moment:
     subjects: int
     retired: int
     seconds: float  # since the first volunteer
+    rate: float  # classifications a second since
     doing: str
     rounds: tuple[Record, ...]
     address: str
@@ -217,6 +218,7 @@ class _Watch:
         self.begun = time.monotonic()
         self.over = threading.Event()
         self.overview = store.statistics.overview(datetime.now(UTC))
+        self.first = self.overview.counted  # there before, where a demonstration is gone on with
         self.thread = threading.Thread(target=self._watch)
 
     def __enter__(self) -> _Watch:
@@ -237,14 +239,15 @@ class _Watch:
         return self.overview
 
     def moment(self) -> Moment:
-        now = self.overview
+        now, seconds = self.overview, time.monotonic() - self.begun
         return Moment(
             scale=self.scale,
             classifications=now.counted,
             volunteers=now.volunteers,
             subjects=now.subjects,
             retired=now.retired,
-            seconds=time.monotonic() - self.begun,
+            seconds=seconds,
+            rate=(now.counted - self.first) / max(seconds, 1.0),
             doing=self.doing,
             rounds=tuple(self.rounds),
             address=self.address,

@@ -99,11 +99,14 @@ def _learned(rounds: Sequence[Record]) -> str:
     if not found:
         return ""
     (first, early), (last, late) = found[0], found[-1]
-    return (
-        f"What the network thinks of galaxies it never saw came nearer to the volunteers: {early.excess:.3f} nats per "
+    words = (
+        f"What the network, without their votes, thinks of galaxies it never learned from: {early.excess:.3f} nats per "
         f"vote above the floor after {first.classifications:,} classifications, {late.excess:.3f} after "
-        f"{last.classifications:,} (not looking at the image: {late.constant_excess:.3f})."
+        f"{last.classifications:,}; not looking at the image, {late.constant_excess:.3f}."
     )
+    if late.excess >= late.constant_excess:
+        words += " So far it is no better than not looking: it needs more votes, or another encoder."
+    return words
 
 
 def _numbers(outcome: Outcome) -> list[dict[str, str]]:

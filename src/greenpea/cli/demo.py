@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign's folder.")]
 THUMBNAILS, ACROSS = 4, 22  # galaxies shown in the terminal, and their width in characters
-LINES = 8  # rounds shown on the screen at once
+AROUND = 9  # lines of the screen beside pictures and rounds
 
 
 def add_to(app: typer.Typer) -> None:
@@ -137,7 +137,6 @@ class _Screen:
 
     def draw(self, moment: Moment) -> RenderableType:
         """Return the screen: how far it is, what is asked next, and the rounds so far."""
-        rate = moment.classifications / max(moment.seconds, 1)
         minutes, seconds = divmod(int(moment.seconds), 60)
         bars = Table.grid(padding=(0, 1))
         for words, done, total in (
@@ -147,12 +146,14 @@ class _Screen:
             bar = ProgressBar(total=total, completed=min(done, total), width=34, complete_style="green")
             bars.add_row(words, bar, f"[bold]{done:,}[/bold] of {total:,}")
         now = Text.assemble(
-            (f"{moment.volunteers:,} volunteers", "bold"), f" so far, {rate:.0f} classifications a second, ",
+            (f"{moment.volunteers:,} volunteers", "bold"), f" so far, {moment.rate:.0f} classifications a second, ",
             (f"{minutes}:{seconds:02d}", "bold"), f"   {moment.doing}",
         )  # fmt: skip
         parts: list[RenderableType] = [bars, now]
         if moment.rounds:
-            parts += [Text(""), self._asked(moment.rounds), _rounds(moment)]
+            room, pictures = console.size.height - AROUND, ACROSS // 2 + 2
+            parts += [self._asked(moment.rounds)] if room > pictures else []
+            parts.append(_rounds(moment, max(1, room - pictures)))
         title = f"simulated galaxies, simulated volunteers · {moment.address}"
         return Panel(Group(*parts), title=title, border_style="green")
 
@@ -191,11 +192,11 @@ def _picture(path: Path, across: int) -> Text:
     return text
 
 
-def _rounds(moment: Moment) -> Table:
+def _rounds(moment: Moment, lines: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("round", "answers", "off the floor", "random votes alone", "retired", "took"):
         table.add_column(name, justify="right", no_wrap=True)
-    for record in moment.rounds[-LINES:]:
+    for record in moment.rounds[-lines:]:
         score = record.overall
         control = math.nan if score is None or score.random_excess is None else score.random_excess
         table.add_row(

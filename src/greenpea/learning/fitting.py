@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from greenpea.outputs import LOG_CONCENTRATION, SMALLEST_LOG, Layout
 
 LOOSE = 100.0  # the bias is held so many times more loosely than the weights
 FACTORS = 32  # of a product before its logarithm is taken: e^14 to the 32nd is still a float64
-SCALED_BY = 2048  # subjects whose curvature gives the fit its scales
+SCALED_BY, AVERAGED = 2048, 256  # subjects whose embeddings, and whose curvature, give the fit its scales
 FIRST_STEPS = 10  # from the anchor, before the scales are taken anew
 ENOUGH = 1e-6  # share of −ln p that a step must gain
 SMALLEST = float(np.exp(SMALLEST_LOG))
@@ -126,6 +127,19 @@ class Objective:
             self.answers = Rises(counts[self.used])
             self.totals = Rises(torch.cat([one.n.reshape(-1) for one in self.asked]))
 
+    @cached_property
+    def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The eigenvalues and eigenvectors of Σ z zᵀ over those who were asked, question by question."""
+        step = -(-len(self.inputs) // SCALED_BY)
+        found = {}
+        for slug, reached in zip(
+            self.layout.tree.slugs, self.packed[::step].T[-len(self.layout.slices) :], strict=True
+        ):
+            z = self.inputs[::step][reached > 0]
+            values, vectors = torch.linalg.eigh(z.T @ z * step)
+            found[slug] = values.clamp_min(0), vectors
+        return found
+
     def value(self, head: Tensor) -> float:
         """Return −ln p of the votes under ``head`` [embedding + 1, output]."""
         return self._likelihood(head.T @ self.inputs.T)[0]
@@ -209,14 +223,10 @@ class Scales:
     def __init__(self, objective: Objective, anchor: Tensor, near: Tensor, precision: float) -> None:
         self.anchor, self.parts = anchor, []
         layout = objective.layout
-        step = -(-len(objective.inputs) // SCALED_BY)
-        inputs, packed = objective.inputs[::step], objective.packed[::step].double()
-        outputs = inputs @ near
         for slug, part in layout.slices.items():
-            second, fisher = _moments(layout, slug, inputs, outputs, packed)
-            a, left = torch.linalg.eigh(second * step)
-            b, right = _eigen(layout, slug, fisher)
-            self.parts.append((part, left, right, (a.clamp_min(0)[:, None] * b.clamp_min(0) + precision).rsqrt()))
+            a, left = objective.moments[slug]
+            b, right = _eigen(layout, slug, _mean_fisher(objective, slug, near))
+            self.parts.append((part, left, right, (a[:, None] * b.clamp_min(0) + precision).rsqrt()))
 
     def to_head(self, flat: np.ndarray) -> Tensor:
         """Return the head at these coordinates."""
@@ -252,17 +262,15 @@ def _eigen(layout: Layout, slug: str, fisher: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors
 
 
-def _moments(layout: Layout, slug: str, inputs: Tensor, outputs: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Σ z zᵀ and the mean Fisher information over those of some subjects who were asked."""
-    index = layout.tree.slugs.index(slug) - len(layout.tree.slugs)
-    asked = torch.nonzero(packed[:, index] > 0)[:, 0]
-    part = layout.slices[slug]
+def _mean_fisher(objective: Objective, slug: str, near: Tensor) -> Tensor:
+    """Return the mean Fisher information about a question's outputs, over some of those who were asked."""
+    part, index = objective.layout.slices[slug], objective.layout.tree.slugs.index(slug)
+    reached = objective.packed[:, index - len(objective.layout.tree.slugs)].double()
+    asked = torch.nonzero(reached > 0)[:, 0]
     if not len(asked):
-        size = part.stop - part.start
-        return torch.zeros(inputs.shape[1], inputs.shape[1], dtype=torch.float64), torch.zeros(size, size).double()
-    z, some = inputs[asked], asked[:: -(-len(asked) // 256)]
-    fisher = laplace.output_fisher(layout, slug, outputs[some][:, part], packed[some, index])
-    return z.T @ z, fisher.mean(0)
+        return torch.zeros(part.stop - part.start, part.stop - part.start, dtype=torch.float64)
+    some = asked[:: -(-len(asked) // AVERAGED)]
+    return laplace.output_fisher(objective.layout, slug, objective.inputs[some] @ near[:, part], reached[some]).mean(0)
 
 
 def refit(
