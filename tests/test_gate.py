@@ -35,7 +35,7 @@ def crowd(subjects: int, asked: int, seed: int = 0) -> tuple[np.ndarray, Votes]:
     return truth, votes_of(np.stack([yes, asked - yes], axis=1))
 
 
-def judged(new: Posterior, old: Posterior | None, votes: Votes, **how: object) -> gate.Gate:
+def judged(new: Posterior, old: Posterior, votes: Votes, **how: object) -> gate.Gate:
     rules = {"margin": 0.01, "superior": False, "enough": 500, "rng": np.random.default_rng(0)} | how
     return gate.judge(new, old, votes, **rules)
 
@@ -44,8 +44,9 @@ def test_a_worse_model_is_not_promoted() -> None:
     truth, votes = crowd(100, 20)
     verdict = judged(saying(np.full(100, 0.5)), saying(truth.clip(0.05, 0.95)), votes)
     assert verdict.outcome == "kept"
-    assert verdict.low is not None and verdict.low < -0.01
-    assert "not shown to be no worse" in verdict.why
+    assert verdict.low is not None
+    assert verdict.low < -0.01
+    assert "which must be above -0.010" in verdict.why
 
 
 def test_a_better_model_is_promoted_and_the_gain_is_the_mean_of_the_votes() -> None:
@@ -55,7 +56,8 @@ def test_a_better_model_is_promoted_and_the_gain_is_the_mean_of_the_votes() -> N
     assert verdict.outcome == "promoted"
     expected = (good.log_pmf("bar", votes) - bad.log_pmf("bar", votes)).sum() / 2000
     assert verdict.gain == pytest.approx(expected)
-    assert verdict.low is not None and 0 < verdict.low < expected
+    assert verdict.low is not None
+    assert 0 < verdict.low < expected
 
 
 def test_heads_may_be_as_good_but_an_encoder_must_be_better() -> None:
@@ -69,7 +71,15 @@ def test_without_enough_votes_it_is_promoted_and_says_so() -> None:
     truth, votes = crowd(20, 20)
     verdict = judged(saying(np.full(20, 0.5)), saying(truth.clip(0.05, 0.95)), votes)
     assert (verdict.outcome, verdict.audit_votes, verdict.gain) == ("ungated", 400, None)
-    assert judged(saying(truth.clip(0.05, 0.95)), None, crowd(100, 20)[1], enough=500).outcome == "promoted"
+
+
+def test_the_first_heads_must_be_no_worse_than_not_looking() -> None:
+    truth, votes = crowd(100, 20)
+    blind, wild = saying(np.full(100, 0.5), 2.0), saying(1 - truth.clip(0.05, 0.95))
+    verdict = judged(wild, blind, votes, first=True)
+    assert verdict.outcome == "kept"
+    assert "not looking" in verdict.why
+    assert judged(saying(truth.clip(0.05, 0.95)), blind, votes, first=True).outcome == "promoted"
 
 
 def test_a_model_that_predicts_nothing_is_kept_out() -> None:

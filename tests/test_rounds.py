@@ -23,6 +23,7 @@ from greenpea.learning import crossfit
 from greenpea.records import STAGES, Record
 from greenpea.rounds import steps
 from greenpea.store import Counted, Stream
+from greenpea.workflow import Workflow
 from round_hands import LENGTH, NOW, Opinions, make, opened, vote, workflow
 
 ENCODER = "f" * 64
@@ -197,6 +198,7 @@ from pathlib import Path
 from greenpea import rounds
 from greenpea.campaign import Campaign
 from greenpea.embeddings import Embeddings
+from greenpea.workflow import Workflow
 from round_hands import NOW, opened
 Campaign.embeddings = lambda self, report=None: Embeddings.open(self.folder, {encoder!r})
 campaign = Campaign.open(Path(sys.argv[1]))
@@ -247,8 +249,7 @@ def test_killed_after_any_step_the_next_start_finishes_as_it_would_have(
     untouched = Record(**vars(record) | {"number": record.number, "stages": {"collected": NOW}, "gate": None})
     folder = tmp_path / "again"
     folder.mkdir()
-    for name in (records.VOTES, steps.RANDOM):
-        (folder / name).write_bytes((record.folder / name).read_bytes())
+    (folder / records.VOTES).write_bytes((record.folder / records.VOTES).read_bytes())
     again = steps._Steps(
         campaign, store, replace(untouched, folder=folder), [], lambda: NOW, lambda *_: None, steps.default(campaign)
     )
@@ -313,6 +314,54 @@ def test_of_old_rounds_the_heads_are_forgotten_but_never_the_incumbents(world) -
     assert set(held) <= {last.number, incumbent.number}
     assert incumbent.number in held
     assert all((one.folder / records.SCORES).is_file() for one in found)
+
+
+def test_without_an_audit_set_rounds_go_on_and_say_that_nobody_judges(tmp_path: Path) -> None:
+    opinions = Opinions(SUBJECTS)
+    campaign = make(tmp_path / "sky", SUBJECTS, settings=["site.audit_share=0"])
+    keep_embeddings(campaign, opinions)
+    store = opened(campaign)
+    vote(store, opinions, 30)
+    record = run(campaign, store)
+    assert record.gate.outcome == "ungated"
+    assert record.scores == ()
+    assert record.ranked > 0
+    store.close()
+
+
+def test_a_round_under_way_when_the_workflow_changes_is_ended_and_another_begun(world) -> None:
+    campaign, store, opinions = world
+    vote(store, opinions, 30)
+
+    class Stopped(Exception): ...
+
+    def stop(step: str) -> None:
+        if step == "fitted":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(campaign, store, after=stop)
+    changed = json.loads(workflow().to_json())
+    changed["questions"][0]["answers"].append({"slug": "odd", "text": {"en": "odd"}})
+    store.workflows.publish(Workflow.from_json(json.dumps(changed)), NOW)
+    record = run(campaign, store)
+    first, second = records.every(campaign.folder)
+    assert first.gate.outcome == "failed"
+    assert "workflow was changed" in first.gate.why
+    assert record == second
+    assert second.gate.outcome == "failed"  # nobody has voted on the new version yet
+    assert store.rounds.active() is None
+
+
+def test_each_rank_is_asked_a_few_times_and_then_the_next(world) -> None:
+    campaign, store, opinions = world
+    campaign = Campaign.open(campaign.folder, ["loop.votes=2"])
+    vote(store, opinions, 30)
+    record = run(campaign, store)
+    store.queue.options = replace(store.queue.options, weights={Stream.RANK: 1.0}, gold_first=0, gold_last=0)
+    order = pq.read_table(record.folder / records.SCORES)["subject_id"].to_pylist()
+    handed = [store.queue.next(store.people.anonymous(NOW).id, 1, NOW)[0] for _ in range(6)]
+    assert [one.subject.subject_id for one in handed] == [one for one in order[:3] for _ in range(2)]
 
 
 def test_two_rounds_at_once_are_refused(world) -> None:

@@ -22,7 +22,7 @@ from greenpea.errors import GreenpeaError
 from greenpea.files import replacing
 
 ROUNDS, FACTS, VOTES, HEADS, SCORES = "rounds", "round.json", "votes.parquet", "heads", "scores.parquet"
-STAGES = ("collected", "fitted", "gated", "scored", "published", "retired", "finished")
+STAGES = ("collected", "fitted", "gated", "scored", "published", "retired", "judged", "finished")
 Outcome = Literal["promoted", "ungated", "kept", "failed", "idle"]
 
 

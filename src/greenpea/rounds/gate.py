@@ -24,9 +24,10 @@ class Gain(NamedTuple):
 
 def judge(
     new: Posterior,
-    incumbent: Posterior | None,
+    incumbent: Posterior,
     votes: Votes,
     *,
+    first: bool = False,
     margin: float,
     superior: bool,
     enough: int,
@@ -36,21 +37,20 @@ def judge(
 
     With fewer than ``enough`` votes the new heads are promoted and marked "ungated". Otherwise the 5 % bound of the
     gain, by bootstrap over subjects, must lie above −``margin`` nats per vote (non-inferiority), or above 0 where they
-    must be ``superior``, as a new encoder must.
+    must be ``superior``, as a new encoder must. ``first``: there are no heads yet, and ``incumbent`` is the predictor
+    that sees no image; then the gain itself must be above 0, since the bound would keep everybody waiting.
     """
     size = {"audit_votes": int(votes.total.sum()), "audit_subjects": int((votes.total > 0).sum())}
     if size["audit_votes"] < enough:
         why = f"{size['audit_votes']:,} votes on the audit set, {enough:,} are needed to judge"
         return Gate("ungated", why, **size)
-    if incumbent is None:
-        return Gate("promoted", "there was none before", **size)
     found = gain(new, incumbent, votes, rng)
-    bound, aim = (0.0, "better") if superior else (-margin, "no worse")
-    passed = found.low > bound
-    why = (
-        f"{'' if passed else 'not shown to be '}{aim} than the incumbent on the audit set: gain {found.value:+.4f} "
-        f"nats per vote, 5 % bound {found.low:+.4f}, which must be above {bound:+.3f}"
-    )
+    told = f"gain {found.value:+.4f} nats per vote of the audit set, 5 % bound {found.low:+.4f}"
+    if first:
+        passed, why = found.value > 0, f"against not looking at images: {told}; the gain must be above 0"
+    else:
+        bound = 0.0 if superior else -margin
+        passed, why = found.low > bound, f"against the incumbent: {told}, which must be above {bound:+.3f}"
     return Gate("promoted" if passed else "kept", why, **size, gain=found.value, low=found.low)
 
 

@@ -6,10 +6,11 @@ step        does                                                      costs
 =========== ========================================================= ===============================
 collected   votes of all subjects, on one state of the store          a pass over the counters
 fitted      cross-fitted heads on cached embeddings                   some seconds; new images first
-gated       new heads against the incumbent, on the audit set         a pass over the audit set
+gated       new heads against the incumbent, on the audit set         two passes over the audit set
 scored      posterior and information of the open pool, in blocks     a pass over the embeddings
 published   ranks to the store, in small writes, then one switch      a hundred writes of a thousand
 retired     subjects of which votes and heads know enough             small writes
+judged      scores on the audit set; heads of chance to compare with   another fit
 finished    what it saved is counted; old ranks are forgotten         a pass over the counters
 =========== ========================================================= ===============================
 """
@@ -51,7 +52,7 @@ from greenpea.votes import Votes
 from greenpea.workflow import Workflow
 
 Report = Callable[[str, float, str], None]  # stage, share done, words
-LOCK, RANDOM, RETIRE = "lock", "random.parquet", "retire.json"
+LOCK, RETIRE = "lock", "retire.json"
 POOL, CLASSIFICATIONS, RETIRED = "_audit", "_classifications", "_retired"  # columns beside the votes
 BLOCK = 4096  # subjects scored at a time
 CONTROL_FOLDS = 2  # of the control heads, which judge nobody they learned from
@@ -73,6 +74,8 @@ def run(
     """
     with _alone(campaign.folder):
         found = records.every(campaign.folder)
+        if found and not found[-1].finished and found[-1].workflow != store.workflows.active().number:
+            found[-1] = _abandon(found[-1], clock())
         if found and not found[-1].finished:
             record, earlier = found[-1], found[:-1]
         else:
@@ -134,13 +137,6 @@ def _begin(campaign: Campaign, store: Store, found: list[Record], now: datetime)
         return None
     _write(folder / records.VOTES, _table(standing))
     total = int(standing.classifications.sum())
-    compared = total <= chosen.compared
-    if compared:
-        by_stream = store.standings.by_stream([Stream.RANDOM, Stream.RANK])
-        _write(folder / RANDOM, by_stream[Stream.RANDOM].to_table())
-        told = streams.summary(streams.compare(by_stream[Stream.RANK], by_stream[Stream.RANDOM]))
-    else:
-        told = {"skipped": f"more than {chosen.compared:,} classifications (loop.compared)"}
     learned = ~standing.audit
     record = Record(
         number=number,
@@ -153,13 +149,19 @@ def _begin(campaign: Campaign, store: Store, found: list[Record], now: datetime)
         classifications=total,
         answers=int(standing.votes.total[learned].sum()),
         subjects=int((standing.votes.total[learned] > 0).sum()),
-        random_answers=int(by_stream[Stream.RANDOM].total.sum()) if compared else 0,
         scored="the whole pool" if parts == 1 else f"part {number % parts + 1} of {parts}, and all with votes or ranks",
-        streams=told,
         folder=folder,
     )
     record.save()
     return record
+
+
+def _abandon(record: Record, now: datetime) -> Record:
+    """End a round that was under way when the workflow was changed: its votes are of another version."""
+    gate = Gate("failed", "the workflow was changed while the round was under way")
+    ended = replace(record, gate=gate, stages=dict(record.stages) | {"finished": now})
+    ended.save()
+    return ended
 
 
 def _digest(votes: Votes) -> str:
@@ -310,39 +312,64 @@ class _Steps:
         votes = self.votes.select(self.audit)
         new = self.posterior(heads, self.embeddings, self.audit)
         verdict = self._judge(new, votes)
-        scores = self._scores(new, votes) if len(self.audit) else ()
         promoted = verdict.outcome in ("promoted", "ungated")
-        return {
-            "gate": verdict,
-            "scores": scores,
-            "model": heads.fingerprint if promoted else self._ranking_model(),
-        }
+        return {"gate": verdict, "model": heads.fingerprint if promoted else self._ranking_model()}
 
     def _ranking_model(self) -> str:
         return self.incumbent.model if self.incumbent else ""
 
     def _judge(self, new: Posterior, votes: Votes) -> Gate:
         chosen = self.campaign.settings.loop
-        old = None
-        if self.incumbent is not None:
-            place = Embeddings.open(self.campaign.folder, self.incumbent.encoder)
-            old = self.posterior(Heads.load(self.incumbent.folder / records.HEADS), place, self.audit)
         return gate.judge(
             new,
-            old,
+            self._before(),
             votes,
+            first=self.incumbent is None,
             margin=chosen.margin,
             superior=self.incumbent is not None and self.incumbent.encoder != self.embeddings.encoder,
             enough=chosen.audit_votes,
             rng=np.random.default_rng([self.record.seed, 1]),
         )
 
-    def _scores(self, new: Posterior, votes: Votes) -> tuple[records.Score, ...]:
+    def _before(self) -> Posterior:
+        """Return what the incumbent says of the audit subjects; before there is one, the predictor without images."""
+        if self.incumbent is None:
+            return self._constant
+        place = Embeddings.open(self.campaign.folder, self.incumbent.encoder)
+        return self.posterior(Heads.load(self.incumbent.folder / records.HEADS), place, self.audit)
+
+    @cached_property
+    def _constant(self) -> Posterior:
         learned = self.votes.select(np.flatnonzero(~self.column(POOL) & (self.votes.total > 0)))
-        baseline = calibration.constant(learned, votes.subject_ids)
+        return calibration.constant(learned, self.votes.subject_ids[self.audit])
+
+    def _judged(self) -> dict[str, Any]:
+        """Score the new heads on the audit set, promoted or not, beside heads that learned from chance alone."""
+        folder = self.record.folder
+        if not (folder / records.HEADS).is_dir() or not len(self.audit):  # nothing to judge, or nobody by whom
+            return {}
+        by_stream = self._by_stream()
+        told = {"skipped": f"more than {self.campaign.settings.loop.compared:,} classifications (loop.compared)"}
+        if by_stream is not None:
+            told = streams.summary(streams.compare(by_stream[Stream.RANK], by_stream[Stream.RANDOM]))
+        votes, heads = self.votes.select(self.audit), Heads.load(folder / records.HEADS)
+        new = self.posterior(heads, self.embeddings, self.audit)
+        chance = None if by_stream is None else by_stream[Stream.RANDOM]
+        return {
+            "scores": self._scores(new, votes, chance),
+            "streams": told,
+            "random_answers": 0 if chance is None else int(chance.total.sum()),
+        }
+
+    def _by_stream(self) -> Mapping[Stream, Votes] | None:
+        if self.record.classifications > self.campaign.settings.loop.compared:
+            return None
+        return self.store.standings.by_stream([Stream.RANDOM, Stream.RANK])
+
+    def _scores(self, new: Posterior, votes: Votes, chance: Votes | None) -> tuple[records.Score, ...]:
         rng = np.random.default_rng([self.record.seed, 2])
-        evaluation = calibration.evaluate(new, votes, baseline, rng)
-        control = self._control(votes, baseline)
+        evaluation = calibration.evaluate(new, votes, self._constant, rng)
+        control = {} if chance is None else self._control(chance, votes)
         return tuple(
             records.Score(
                 question=None if score.question == "overall" else score.question,
@@ -355,17 +382,13 @@ class _Steps:
             for score in evaluation.scores
         )
 
-    def _control(self, votes: Votes, baseline: Posterior) -> Mapping[str, float]:
-        """Return the excess of heads that learned from the random stream's votes alone, by question."""
-        path = self.record.folder / RANDOM
-        if not path.is_file():
-            return {}
-        cast, _ = _read_votes(path, self.workflow.tree)
-        cast = cast.select(np.flatnonzero(self.embeddings.rows_of(cast.subject_ids) >= 0))
+    def _control(self, chance: Votes, votes: Votes) -> Mapping[str, float]:
+        """Return the excess, by question, of heads that learned from the random stream's votes alone."""
+        known = chance.select(np.flatnonzero(self.embeddings.rows_of(chance.subject_ids) >= 0))
         try:
-            heads = self._fit(cast, None, CONTROL_FOLDS, 0)
+            heads = self._fit(known, None, CONTROL_FOLDS, 0)
             posterior = self.posterior(heads, self.embeddings, self.audit)
-            scores = calibration.evaluate(posterior, votes, baseline, np.random.default_rng(0)).scores
+            scores = calibration.evaluate(posterior, votes, self._constant, np.random.default_rng(0)).scores
         except GreenpeaError:  # too few yet
             return {}
         return {score.question: score.excess.value for score in scores}
@@ -449,7 +472,7 @@ def _publish(store: Store, record: Record) -> int:
     number = begun[0] if begun else store.rounds.create(record.model, record.seed, key, record.begun_at)
     if store.rounds.active() != number:
         ranked = list(zip(table["subject_id"].to_pylist(), table["score"].to_pylist(), strict=True))
-        store.rounds.publish(number, ranked, table["probability"].to_pylist())
+        store.rounds.publish(number, ranked, table["probability"].to_pylist(), record.settings["loop"]["votes"])
     return number
 
 

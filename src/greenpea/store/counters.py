@@ -85,7 +85,7 @@ def open_or_close(connection: Connection, rows: Iterable[Any], sign: int) -> Non
             update(ranks)
             .where(ranks.c.subject.in_(subjects))
             .where(ranks.c.round.in_(select(rounds.c.id).where(rounds.c.major == major)))
-            .values(open=sign > 0)
+            .values(open=(ranks.c.left > 0) if sign > 0 else False)
         )
 
 

@@ -248,6 +248,8 @@ class _Handing:
             }
             for one in choices
         ]
+        if ranked := [{"r": one.round, "s": one.subject} for one in choices if one.stream is Stream.RANK]:
+            self.connection.execute(ASKED, ranked)
         statement = insert(handouts).returning(handouts.c.id, sort_by_parameter_order=True)
         ids = self.connection.execute(statement, rows).scalars().all()
         found = subjects_by_number(self.connection, self.major, [one.subject for one in choices])
@@ -408,6 +410,11 @@ RANKED = (
     .where(progress.c.retired_at.is_(None), _unseen(ranks.c.subject), _FREE)
     .order_by(ranks.c.rank)
     .limit(TRIES)
+)
+ASKED = (
+    update(ranks)
+    .where(ranks.c.round == bindparam("r"), ranks.c.subject == bindparam("s"))
+    .values(left=ranks.c.left - 1, open=ranks.c.open & (ranks.c.left > 1))
 )
 STILL_FREE = select(progress.c.subject).where(
     progress.c.major == _MAJOR, progress.c.subject.in_(_CANDIDATES), or_(progress.c.pool == "gold", _FREE)

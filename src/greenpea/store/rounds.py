@@ -19,6 +19,7 @@ from greenpea.store.values import Round
 from greenpea.store.workflows import Workflows
 
 LONGEST, LONGEST_REASON = 100, 200  # characters
+UNLIMITED = 2**31 - 1  # times that a rank may be handed out
 BLOCK = 1000  # ranks written in one transaction, so that no vote waits for more
 
 
@@ -43,11 +44,14 @@ class Rounds:
         round: int,
         ranked: Sequence[tuple[str, float]],
         probabilities: Sequence[float] | None = None,
+        asks: int | None = None,
     ) -> int:
         """Write a round's ranks, best first, as (subject id, score); return how many.
 
-        ``probabilities`` of selection are recorded with each hand-out. Audit and gold subjects, retired ones and
-        strangers are left out. Interrupted, it is simply run again. Raises GreenpeaError for the active round.
+        ``probabilities`` of selection are recorded with each hand-out. A subject is handed out by its rank ``asks``
+        times (None: up to its limit), and then the next: what a score is worth falls with the votes that follow it.
+        Audit and gold subjects, retired ones and strangers are left out. Interrupted, it is simply run again. Raises
+        GreenpeaError for the active round.
         """
         for subject, score in ranked:
             if not isinstance(score, SupportsFloat) or not math.isfinite(score):
@@ -57,7 +61,7 @@ class Rounds:
         entries = iter(zip(ranked, chances, strict=True))
         rank = 0
         while block := list(islice(entries, BLOCK)):
-            rank += self._database.write(partial(_publish, round=round, block=block, rank=rank))
+            rank += self._database.write(partial(_publish, round=round, block=block, rank=rank, asks=asks))
         self._database.write(
             lambda connection: connection.execute(update(rounds).where(rounds.c.id == round).values(complete=True))
         )
@@ -146,7 +150,11 @@ def _begin(connection: Connection, round: int) -> None:
 
 
 def _publish(
-    connection: Connection, round: int, block: Sequence[tuple[tuple[str, float], float | None]], rank: int
+    connection: Connection,
+    round: int,
+    block: Sequence[tuple[tuple[str, float], float | None]],
+    rank: int,
+    asks: int | None,
 ) -> int:
     major = connection.execute(select(rounds.c.major).where(rounds.c.id == round)).scalar_one()
     found = dict(
@@ -162,7 +170,14 @@ def _publish(
         ).all()
     )
     rows = [
-        {"round": round, "subject": found[subject], "score": float(score), "probability": chance, "open": True}
+        {
+            "round": round,
+            "subject": found[subject],
+            "score": float(score),
+            "probability": chance,
+            "open": True,
+            "left": UNLIMITED if asks is None else asks,
+        }
         for (subject, score), chance in block
         if subject in found
     ]

@@ -230,7 +230,8 @@ ranks = Table(
     Column("rank", Integer, nullable=False),
     Column("score", Float, nullable=False),
     Column("probability", Float),
-    Column("open", Boolean, nullable=False),
+    Column("open", Boolean, nullable=False),  # not retired, and asked less often than was meant
+    Column("left", Integer, nullable=False, server_default=text("2147483647")),  # how often it is still to be asked
     Index("ix_ranks_subject", "subject"),
     sqlite_with_rowid=False,
 )
