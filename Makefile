@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,timm,postgres]'
 	@touch $(STAMP)
 
-demo: install  ## simulated galaxies → votes → network → posterior → report, in ./demo
+demo: install  ## the whole loop on simulated galaxies: volunteers vote, the network asks; report in ./demo
 	$(BIN)/greenpea demo
 
 test: install  ## every test

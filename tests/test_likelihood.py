@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from greenpea.information import count_vectors
 from greenpea import outputs as outputs_
+from greenpea.information import count_vectors
 from greenpea.learning import heads, likelihood
 from greenpea.learning.uncertainty import laplace
 from greenpea.outputs import Layout

@@ -34,16 +34,16 @@ VERDICTS = {
 def write(outcome: Outcome, folder: Path, tree: DecisionTree, out: Path) -> Path:
     """Write the report on the demonstration in ``folder`` to ``out``, and return that."""
     judged = [one for one in outcome.rounds if one.overall is not None]
-    page = reports._environment().get_template("loop.html")
+    page = reports.templates().get_template("loop.html")
     html = page.render(
         title=folder.resolve().name,
         limit=outcome.scale.limit,
         numbers=_numbers(outcome),
         headline=headline(outcome),
         story=_story(outcome),
-        learning={"picture": reports._picture(learning(judged), _learning_in_words(judged))},
+        learning={"picture": reports.embedded(learning(judged), _learning_in_words(judged))},
         savings=_savings(outcome),
-        accuracy={"picture": reports._picture(accuracy(outcome, tree), _accuracy_in_words(outcome))},
+        accuracy={"picture": reports.embedded(accuracy(outcome, tree), _accuracy_in_words(outcome))},
         gallery={
             "round": outcome.ranked_by,
             "most": [_thumbnail(folder, *one) for one in outcome.most],
@@ -167,7 +167,7 @@ def _thumbnail(folder: Path, subject_id: str, votes: int) -> dict[str, str]:
     with Image.open(folder / "images" / f"{subject_id}.png") as picture:
         pixels = np.moveaxis(np.asarray(picture.convert("RGB")), 2, 0)
     words = f"{votes} classification{'' if votes == 1 else 's'} so far"
-    return {"id": subject_id, "png": reports._png(pixels), "votes": words}
+    return {"id": subject_id, "png": reports.as_png(pixels), "votes": words}
 
 
 # ---- pictures ----------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def _savings(outcome: Outcome) -> dict[str, Any]:
     overview = outcome.overview
     alt = f"Share of galaxies done against classifications: {overview.retired:,} after {overview.counted:,}."
     by_reason = sorted(overview.by_reason.items(), key=lambda pair: -pair[1])
-    return {"picture": reports._picture(savings(outcome), alt), "reasons": by_reason}
+    return {"picture": reports.embedded(savings(outcome), alt), "reasons": by_reason}
 
 
 def savings(outcome: Outcome) -> Figure:
@@ -235,7 +235,7 @@ def accuracy(outcome: Outcome, tree: DecisionTree) -> Figure:
             marker = "D" if how == "full" else "o"
             x, y = zip(*some, strict=True)
             axes.scatter(x, y, color=colour, marker=marker, s=26, label=OF[how], zorder=3)
-    plots._style(axes, "leading answers right", grid="x")
+    plots.style(axes, "leading answers right", grid="x")
     axes.set_yticks(range(len(rows), 0, -1), [name for name, _ in rows], parse_math=False, color=plots.INK)
     axes.set_ylim(0.4, len(rows) + 0.6)
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
@@ -250,5 +250,5 @@ def _accuracy_in_words(outcome: Outcome) -> str:
 def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.8, 3.1), layout="constrained")
     axes = figure.subplots()
-    plots._style(axes, x, y)
+    plots.style(axes, x, y)
     return figure, axes

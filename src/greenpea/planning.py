@@ -350,7 +350,7 @@ def picture(made: Plan) -> Figure:
     axes.set_xlim(0.5 * min(rates), 1.35 * max(rates))
     axes.set_xticks(rates)
     axes.minorticks_off()
-    plots._style(axes, "new volunteers a week", "until every subject is done")
+    plots.style(axes, "new volunteers a week", "until every subject is done")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     _mark_times(axes, [one.weeks for lines in known.values() for one in lines])
     axes.set_title(f"{made.subjects:,} subjects: how long it takes", color=plots.INK, fontsize=12, loc="left")

@@ -66,7 +66,7 @@ def votes_predicted(
     said = question.answers[answer].label()
     for panel, title in ((one, "one draw"), (many, f"{len(curves)} draws and their mixture")):
         panel.axvline(counts[answer], color=INK, linewidth=1.6, linestyle=(0, (4, 2)))
-        _style(panel, title=title, grid="y")
+        style(panel, title=title, grid="y")
         panel.set(xlim=(-0.7, reached + 0.7), ylim=(0, 1.06 * curves.max()))
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     many.tick_params(labelleft=False)
@@ -99,7 +99,7 @@ def fractions(
     axes.fill_between(f, np.clip(f - noise, 0, 1), np.clip(f + noise, 0, 1), color=DRAW, alpha=0.25, linewidth=0)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
     _cloud(axes, predicted, observed, ((0, 1), (0, 1)))
-    _style(axes, "predicted fraction", "observed fraction", name)
+    style(axes, "predicted fraction", "observed fraction", name)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     return figure
 
@@ -124,7 +124,7 @@ def excess(scores: Sequence[Score]) -> Figure:
     axes.errorbar(
         value, place, xerr=apart, color=GREEN, fmt="o", markersize=4.5, elinewidth=1.4, zorder=4, label="network"
     )
-    _style(axes, "nats per vote above the floor", grid="x")
+    style(axes, "nats per vote above the floor", grid="x")
     names = ["all questions", *(_short(score.question, 26) for score in scores[1:])]
     axes.set_yticks(place, names, parse_math=False, color=INK)
     axes.set_ylim(-0.7, len(scores) - 0.3)
@@ -150,7 +150,7 @@ def coverage(ranks: Float[np.ndarray, " subject"], name: str) -> Figure:
     marks = np.array(LEVELS)
     error = np.sqrt(marks * (1 - marks) / n)
     axes.errorbar(marks, _held(ranks, marks), error, color=GREEN, fmt="o", markersize=4, elinewidth=1.2)
-    _style(axes, "should hold", "holds", name)
+    style(axes, "should hold", "holds", name)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.set_xticks([0, *LEVELS[:-1], 1], ["0", "50 %", "80", "90", "100"])
     axes.set_yticks([0, *LEVELS[:-1], 1], ["0", "50 %", "80", "90", "100"])
@@ -187,7 +187,7 @@ def pit(
         means.append(float(fraction.mean()))
         tallest = max(tallest, float(density.max()), float(high))
     axes.axhline(1, color=MUTED, linewidth=0.8)
-    _style(axes, "PIT, by predicted fraction", "relative frequency", name, grid="")
+    style(axes, "PIT, by predicted fraction", "relative frequency", name, grid="")
     axes.set(xlim=(0, groups), ylim=(0, 1.05 * tallest))
     axes.set_xticks(np.arange(groups) + 0.5, [f"{mean:.2f}" for mean in means])
     return figure
@@ -199,14 +199,14 @@ def reliability(points: Reliability, name: str) -> Figure:
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     top.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
     top.errorbar(points.predicted, points.observed, points.error, color=GREEN, marker="o", markersize=4, linewidth=1.2)
-    _style(top, "", "observed fraction", name)
+    style(top, "", "observed fraction", name)
     top.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     bottom.bar(points.predicted, points.cells, width=0.05, color=DRAW)
     bottom.set_yscale("log")
     bottom.yaxis.set_major_formatter("{x:,.0f}")
     bottom.set_ylim(0.7, 2 * float(points.cells.max()))
     bottom.minorticks_off()
-    _style(bottom, "predicted fraction", "cells", grid="")
+    style(bottom, "predicted fraction", "cells", grid="")
     return figure
 
 
@@ -223,7 +223,7 @@ def history(train: Sequence[float], held_out: Sequence[float], best_epoch: int =
     axes.plot(np.arange(1, len(held_out) + 1), held_out, color=GREEN, linewidth=1.8, marker=marker, label="held out")
     if best_epoch >= 0:
         axes.axvline(best_epoch + 1, color=INK, linewidth=1, linestyle=(0, (4, 2)), label="kept")
-    _style(axes, "epoch", "loss, nats per subject")
+    style(axes, "epoch", "loss, nats per subject")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.legend(fontsize=8, labelcolor=INK, frameon=False)
     return figure
@@ -245,7 +245,7 @@ def information(
         axes.hist(shown, np.geomspace(low, 1.3 * ceiling, 40).tolist(), color=DRAW)
         axes.axvline(ceiling, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 2)))
         axes.set_xscale("log")
-        _style(axes, "information, nats", "subjects", words)
+        style(axes, "information, nats", "subjects", words)
         return figure
     span = (0.95 * float(distance.min()), 1.03 * float(distance.max()) + 1e-9)
     axes.set_yscale("log")
@@ -253,7 +253,7 @@ def information(
     axes.axhline(ceiling, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 2)))
     axes.text(0.02, 1.15 * ceiling, words, color=ORANGE, fontsize=8, transform=axes.get_yaxis_transform())
     axes.set(xlim=span, ylim=(low, 2.2 * ceiling))
-    _style(axes, "distance in embedding space", "information, nats")
+    style(axes, "distance in embedding space", "information, nats")
     return figure
 
 
@@ -309,7 +309,7 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _style(axes: Axes, x: str = "", y: str = "", title: str = "", size: float = 9, grid: str = "xy") -> None:
+def style(axes: Axes, x: str = "", y: str = "", title: str = "", size: float = 9, grid: str = "xy") -> None:
     """Label axes; the words may be a stranger's, so nothing in them is mathematics."""
     axes.set_facecolor("none")
     if x:

@@ -74,7 +74,7 @@ def write(
     is what ``information_votes`` more votes would teach about each subject. ``simulated`` raises a banner.
     ``unreadable`` are the (subject id, reason) of those not judged, since their images cannot be read.
     """
-    page = _environment().get_template("report.html")
+    page = templates().get_template("report.html")
     evaluation = judged.evaluation
     html = page.render(
         title=title,
@@ -117,7 +117,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _environment() -> Environment:
+def templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("greenpea"),
         autoescape=True,
@@ -251,7 +251,7 @@ def _and(words: Sequence[str]) -> str:
 # ---- pictures ----------------------------------------------------------------------------------------
 
 
-def _picture(figure: Figure, alt: str) -> Markup:
+def embedded(figure: Figure, alt: str) -> Markup:
     """Return a figure as inline SVG with its alternative text, as wide as it was drawn, or the screen."""
     width = round(96 * figure.get_size_inches()[0])
     drawn = Markup(plots.svg(figure))  # matplotlib escapes the words in it
@@ -259,7 +259,7 @@ def _picture(figure: Figure, alt: str) -> Markup:
     return opening + drawn.removeprefix("<svg ")
 
 
-def _png(image: Num[np.ndarray, "channel y x"]) -> str:
+def as_png(image: Num[np.ndarray, "channel y x"]) -> str:
     picture, buffer = Image.fromarray(plots.as_picture(image)), BytesIO()
     picture.thumbnail((WIDEST, WIDEST))
     picture.save(buffer, "PNG", optimize=True)
@@ -337,7 +337,7 @@ def _gallery(judged: Judged, images: np.ndarray, information: Information | None
                 "subject": _thumbnail(posterior, images, information, row),
                 "question": question.label(),
                 "said": said,
-                "picture": _picture(figure, f"Votes predicted for subject {posterior.subject_ids[row]}: {said}"),
+                "picture": embedded(figure, f"Votes predicted for subject {posterior.subject_ids[row]}: {said}"),
             }
         )
     return rows
@@ -358,7 +358,7 @@ def _thumbnail(posterior: Posterior, images: np.ndarray, information: Informatio
         )
     if posterior.distance is not None:
         facts.append(f"distance {_number(float(posterior.distance[row]), 2)}")
-    return {"id": str(posterior.subject_ids[row]), "png": _png(images[row]), "facts": facts}
+    return {"id": str(posterior.subject_ids[row]), "png": as_png(images[row]), "facts": facts}
 
 
 # ---- scores ------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def _scores(judged: Judged) -> dict[str, Any]:
     judged_questions = {score.question for score in evaluation.scores[1:]}
     return {
         "rows": rows,
-        "picture": _picture(figure, alt),
+        "picture": embedded(figure, alt),
         "fractions": _fractions(judged),
         "unasked": [slug for slug in tree.slugs if slug not in judged_questions],
     }
@@ -403,7 +403,7 @@ def _fractions(judged: Judged) -> list[Markup]:
         figure = plots.fractions(predicted, observed, evaluation.reached[slug], name)
         error = float(np.sqrt(((predicted - observed) ** 2).mean()))
         alt = f"Observed against predicted fraction of {name}, {len(observed):,} subjects, RMSE {_number(error)}."
-        pictures.append(_picture(figure, alt))
+        pictures.append(embedded(figure, alt))
     return pictures
 
 
@@ -456,13 +456,13 @@ def _diagnostics(
     points = reliability(predicted, observed)
     farthest = float(np.abs(points.observed - points.predicted).max())
     return [
-        _picture(plots.coverage(ranks, f"coverage, {name}"), f"Coverage, {name}: {held}."),
-        _picture(
+        embedded(plots.coverage(ranks, f"coverage, {name}"), f"Coverage, {name}: {held}."),
+        embedded(
             plots.reliability(points, f"reliability, {name}"),
             f"Reliability, {name}: observed fractions differ from predicted ones by up to {_number(farthest)} in "
             f"{len(points.cells)} bins.",
         ),
-        _picture(
+        embedded(
             plots.pit(predicted, pit, f"PIT, {name}"),
             f"Histograms of the PIT of {len(pit):,} answers' counts by predicted fraction, {name}.",
         ),
@@ -485,7 +485,7 @@ def _asking(posterior: Posterior, images: np.ndarray, information: Information |
     return {
         "most": [_thumbnail(posterior, images, information, int(row)) for row in most],
         "least": [_thumbnail(posterior, images, information, int(row)) for row in least],
-        "picture": _picture(plots.information(value, posterior.draws, posterior.distance), alt),
+        "picture": embedded(plots.information(value, posterior.draws, posterior.distance), alt),
         "saturated": saturated(value, posterior.draws),
         "ceiling": math.log(posterior.draws),
         "distance": posterior.distance is not None,
@@ -541,4 +541,4 @@ def _losses(history: Mapping[str, Any] | None) -> Markup | None:
     train, held_out, best = history["train"], history.get("held_out") or [], int(history.get("best_epoch", -1))
     kept = f"; epoch {best + 1} was kept" if best >= 0 else ""
     alt = f"Losses over {len(train)} epochs of training, the last {_number(train[-1])} nats per subject{kept}."
-    return _picture(plots.history(train, held_out, best), alt)
+    return embedded(plots.history(train, held_out, best), alt)

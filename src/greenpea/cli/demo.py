@@ -46,7 +46,10 @@ def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the demonstration goes.")] = Path("demo"),
     subjects: Annotated[int, typer.Option(help="How many simulated galaxies.", min=60)] = 1500,
     port: Annotated[int, typer.Option(help="Where the site is opened, if the port is free.")] = 8000,
-    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Leave the site open to look at.")] = True,
+    serve: Annotated[
+        bool | None,
+        typer.Option("--serve/--no-serve", help="Leave the site open to look at. Default: where this is a terminal."),
+    ] = None,
 ) -> None:
     """The whole loop in minutes: simulated volunteers vote at a real site while a network learns what to ask next.
 
@@ -73,7 +76,7 @@ def demo(
         _show_outcome(outcome, page)
         invited = show.invitation(store, site.address)
         store.close()
-        if serve:
+        if console.is_terminal if serve is None else serve:
             _stay(site, invited)
     finally:
         site.stop()
