@@ -157,7 +157,7 @@ def with_network(scene: Scene, place: Path) -> tuple[Stops, Standing]:
         reasons = _reasons(record)
         votes = standing.votes.select(stopped)
         stops.keep(
-            combined_now(scene.campaign, votes),
+            combined_now(scene.campaign, standing.votes, stopped),
             standing.classifications[stopped],
             [reasons.get(str(subject), "count") for subject in votes.subject_ids],
         )
@@ -181,11 +181,15 @@ def _tell(scene: Scene, stops: Stops, standing: Standing, record: records.Record
     )
 
 
-def combined_now(campaign: Campaign, votes: Votes) -> Posterior:
-    """Return the posterior by the heads that rank, given the votes; more draws for those whose votes leave few."""
+def combined_now(campaign: Campaign, votes: Votes, rows: Int[np.ndarray, " row"]) -> Posterior:
+    """Return the posterior of some rows by the heads that rank, given their votes; by the constant predictor before.
+
+    As a round has it when it retires: with more draws for those whose votes leave few.
+    """
+    every, votes = votes, votes.select(rows)
     last = records.newest_with_heads(records.every(campaign.folder))
     if last is None:
-        return combine(calibration.constant(votes, votes.subject_ids), votes)
+        return combine(calibration.constant(every, votes.subject_ids), votes)
     heads = Heads.load(last.folder / records.HEADS)
     kept = Embeddings.open(campaign.folder, last.encoder)
     embeddings = kept.take(kept.rows_of(votes.subject_ids))
@@ -350,6 +354,10 @@ def _summary(comparison: dict[str, Any]) -> dict[str, Any]:
         "non_inferior": all(table["overall"]["non_inferior"] for table in comparison.values()),
         "non_inferior_by_question": not any(missing.values()),
         "questions_not_shown": missing,
+        "questions_inferior": {
+            what: [slug for slug, one in table.items() if slug != "overall" and one["interval"][1] < -MARGIN]
+            for what, table in comparison.items()
+        },
     }
 
 
@@ -370,7 +378,9 @@ def measure(scene: Scene, judges: Mapping[str, Truth | Recorded], folder: Path) 
         "votes_ratio_without_network": float(alone_standing.classifications.sum() / budget),
     }
     both = scene.stops()
-    both.keep(combined_now(scene.campaign, votes), np.full(len(votes), FULL), ["count"] * len(votes))
+    both.keep(
+        combined_now(scene.campaign, votes, np.arange(len(votes))), np.full(len(votes), FULL), ["count"] * len(votes)
+    )
     for number, (name, judge) in enumerate(judges.items()):
         base = judge.judge(full)
         rng = np.random.default_rng(number)

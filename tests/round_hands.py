@@ -19,7 +19,14 @@ from site_hands import make_campaign
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LENGTH = 12  # numbers in an embedding
-SETTINGS = ("site.audit_share=0.15", "loop.folds=3", "learning.draws=12", "loop.reserve=12", "loop.audit_votes=150")
+SETTINGS = (
+    "site.audit_share=0.15",
+    "loop.folds=3",
+    "learning.draws=12",
+    "loop.reserve=12",
+    "loop.audit_votes=150",
+    "loop.report=false",
+)
 TREE = {
     "name": "small",
     "version": "1.0",

@@ -107,7 +107,7 @@ def test_the_fit_ends_at_the_same_head_wherever_it_begins() -> None:
     objective = fitting.Objective(layout, torch.from_numpy(embeddings - 3), heads.Targets(layout).pack(votes))
     anchor = heads.anchor(layout, votes, EMBEDDING).double()
     there = anchor + 0.3 * torch.randn(anchor.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    stiff = fitting.stiffness(len(anchor), 10.0)
+    stiff = fitting.stiffness(layout, len(anchor), 10.0)
     ends = []
     for start in (None, there):
         head = fitting.most_probable(objective, anchor, 10.0, start)

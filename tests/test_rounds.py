@@ -364,6 +364,20 @@ def test_each_rank_is_asked_a_few_times_and_then_the_next(world) -> None:
     assert [one.subject.subject_id for one in handed] == [one for one in order[:3] for _ in range(2)]
 
 
+def test_a_round_leaves_a_report_of_the_audit_set(tmp_path: Path) -> None:
+    opinions = Opinions(SUBJECTS)
+    campaign = make(tmp_path / "sky", SUBJECTS, settings=["loop.report=true"])
+    keep_embeddings(campaign, opinions)
+    store = opened(campaign)
+    vote(store, opinions, 60)
+    record = run(campaign, store)
+    page = (record.folder / steps.REPORT).read_text(encoding="utf-8")
+    assert "sky, round 1" in page
+    assert record.model in page
+    assert "the audit set: subjects that no round learns from" in page
+    store.close()
+
+
 def test_two_rounds_at_once_are_refused(world) -> None:
     campaign, store, opinions = world
     vote(store, opinions, 30)

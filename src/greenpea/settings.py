@@ -88,6 +88,7 @@ class Loop(_Section):
     compared: int = Field(
         200_000, ge=0, description="up to so many classifications, streams are compared and a control head is fitted"
     )
+    report: bool = Field(True, description="whether each round writes a report of how far to believe its heads")
     classifications: int = Field(200, ge=1, description="'greenpea loop': a round after so many new classifications")
     minutes: float = Field(10, gt=0, description="'greenpea loop': or after so many minutes, if there is any new one")
     kept: int = Field(5, ge=1, description="rounds whose ranks the store keeps, to roll back at once")

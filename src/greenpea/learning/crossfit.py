@@ -44,7 +44,7 @@ PRECISIONS = (
     3000.0,
     10000.0,
 )  # of the prior on standardised embeddings
-WIDTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # precisions tried for the doubt's prior, as multiples of the fit's
+WIDTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # precisions tried for the doubt's prior, as multiples of the fit's
 FIRST_PRECISION, FIRST_WIDTH = 100.0, 1.0
 SEARCHED = 3000  # subjects among which the prior's precision is chosen
 JUDGED = 1000  # subjects by whose votes the doubt and the recalibration are chosen
@@ -292,7 +292,7 @@ def _draws(
     """Return draws of every fold's head under a prior of this precision, the same noise in each fold."""
 
     def one(pair: tuple[Tensor, dict[str, Tensor]]) -> np.ndarray:
-        state = laplace.around(learned.layout, *pair, stiffness(len(pair[0]), precision)[:, 0])
+        state = laplace.around(learned.layout, *pair, stiffness(learned.layout, len(pair[0]), precision))
         return learned.standard.leave(laplace.draws(state, [generator(name, seed, t) for t in range(count)]))
 
     return np.stack(each(one, list(zip(means, curvatures, strict=True))))

@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 
 from greenpea import acquisition, calibration, information, records, retirement
 from greenpea.acquisition import Acquisition
+from greenpea.calibration import Evaluation
 from greenpea.campaign import Campaign
 from greenpea.combining import combine
 from greenpea.embeddings import Embeddings
@@ -44,7 +45,8 @@ from greenpea.heads import Heads
 from greenpea.learning.crossfit import cross_fit
 from greenpea.posterior import Posterior
 from greenpea.records import Gate, Record
-from greenpea.rounds import gate, streams
+from greenpea.rounds import gate, reporting, streams
+from greenpea.rounds.reporting import Audited
 from greenpea.store import Standing, Store, Stream
 from greenpea.tables import column_as_strings
 from greenpea.tree import DecisionTree
@@ -52,10 +54,11 @@ from greenpea.votes import Votes
 from greenpea.workflow import Workflow
 
 Report = Callable[[str, float, str], None]  # stage, share done, words
-LOCK, RETIRE = "lock", "retire.json"
+LOCK, RETIRE, REPORT = "lock", "retire.json", "report.html"
 POOL, CLASSIFICATIONS, RETIRED = "_audit", "_classifications", "_retired"  # columns beside the votes
 BLOCK = 4096  # subjects scored at a time
 CONTROL_FOLDS = 2  # of the control heads, which judge nobody they learned from
+PICTURED = 500  # audit subjects whose images a report loads
 LOOKED_AT = 1000  # subjects by which it is told whether there are draws enough
 
 
@@ -355,21 +358,38 @@ class _Steps:
         votes, heads = self.votes.select(self.audit), Heads.load(folder / records.HEADS)
         new = self.posterior(heads, self.embeddings, self.audit)
         chance = None if by_stream is None else by_stream[Stream.RANDOM]
+        rng = np.random.default_rng([self.record.seed, 2])
+        evaluation = calibration.evaluate(new, votes, self._constant, rng)
+        self._report(Audited(evaluation, new, votes), heads)
         return {
-            "scores": self._scores(new, votes, chance),
+            "scores": self._scores(evaluation, {} if chance is None else self._control(chance, votes)),
             "streams": told,
             "random_answers": 0 if chance is None else int(chance.total.sum()),
         }
+
+    def _report(self, audited: Audited, heads: Heads) -> None:
+        chosen = self.campaign.settings
+        if not chosen.loop.report:
+            return
+        some = np.random.default_rng(self.record.seed).permutation(len(audited.votes))[:PICTURED]
+        shown = Audited(audited.evaluation, audited.posterior.select(some), audited.votes.select(some))
+        reporting.write(
+            audited if len(some) == len(audited.votes) else shown,
+            self.record.folder / REPORT,
+            self.record,
+            heads,
+            self.campaign.subjects,
+            chosen.images,
+            chosen.loop.votes,
+            self.campaign.simulated,
+        )
 
     def _by_stream(self) -> Mapping[Stream, Votes] | None:
         if self.record.classifications > self.campaign.settings.loop.compared:
             return None
         return self.store.standings.by_stream([Stream.RANDOM, Stream.RANK])
 
-    def _scores(self, new: Posterior, votes: Votes, chance: Votes | None) -> tuple[records.Score, ...]:
-        rng = np.random.default_rng([self.record.seed, 2])
-        evaluation = calibration.evaluate(new, votes, self._constant, rng)
-        control = {} if chance is None else self._control(chance, votes)
+    def _scores(self, evaluation: Evaluation, control: Mapping[str, float]) -> tuple[records.Score, ...]:
         return tuple(
             records.Score(
                 question=None if score.question == "overall" else score.question,
