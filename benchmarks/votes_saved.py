@@ -117,6 +117,7 @@ class Scene:
     habits: Habits
     seed: int
     block: int  # classifications between two rounds
+    recorded: Votes | None = None  # all that may come out in a replay: `FULL` of each subject
     aside: Votes | None = None
 
     @property
@@ -234,11 +235,11 @@ def votes_alone(scene: Scene, place: Path) -> tuple[Stops, Standing]:
 def everybody(scene: Scene, place: Path) -> tuple[Stops, Votes]:
     """Ask `FULL` volunteers about every subject: their votes, the constant predictor as the prior."""
     stops = scene.stops()
-    standing = play(scene, place, None, [Count(classifications=FULL)])
-    votes = standing.votes
+    votes = scene.recorded or play(scene, place, None, [Count(classifications=FULL)]).votes
+    votes = votes.align(stops.subject_ids)
     combined = combine(calibration.constant(votes, votes.subject_ids), votes)
-    stops.keep(combined, standing.classifications, ["count"] * len(votes))
-    return stops, votes.align(stops.subject_ids)
+    stops.keep(combined, np.full(len(votes), FULL), ["count"] * len(votes))
+    return stops, votes
 
 
 # ---- judging -----------------------------------------------------------------------------------------
@@ -460,7 +461,8 @@ def cifar10h(folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
         lambda: Replay(cast, np.random.default_rng([chosen.seed, 3])),
         HONEST,
         chosen.seed,
-        chosen.block * 2,
+        chosen.block,
+        cast,
         aside,
     )
     return measure(scene, judges, folder)
@@ -487,9 +489,9 @@ def main() -> None:
     parser.add_argument("--set", dest="sets", action="append", choices=SETS, help="default: both")
     parser.add_argument("--gain", type=float, default=0.01, help="of the rule 'settled'")
     parser.add_argument("--least", type=int, default=3, help="classifications before that rule is asked")
-    parser.add_argument("--galaxies", type=int, default=1000)
+    parser.add_argument("--galaxies", type=int, default=800)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--block", type=int, default=200, help="classifications between two rounds")
+    parser.add_argument("--block", type=int, default=400, help="classifications between two rounds")
     parser.add_argument("--seed", type=int, default=1701)
     parser.add_argument("--work", default="build/benchmarks", help="folder in which encoders are kept")
     parser.add_argument("--settings", action="append", default=[], help="section.key=value of the campaign")

@@ -107,7 +107,7 @@ def test_the_fit_ends_at_the_same_head_wherever_it_begins() -> None:
     objective = fitting.Objective(layout, torch.from_numpy(embeddings - 3), heads.Targets(layout).pack(votes))
     anchor = heads.anchor(layout, votes, EMBEDDING).double()
     there = anchor + 0.3 * torch.randn(anchor.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    stiff = fitting.stiffness(layout, len(anchor), 10.0)
+    stiff = fitting.stiffness(len(anchor), 10.0)
     ends = []
     for start in (None, there):
         head = fitting.most_probable(objective, anchor, 10.0, start)
@@ -266,3 +266,18 @@ def test_heads_come_back_as_they_were(fitted: tuple[np.ndarray, Votes, Heads], t
     ours, theirs = (one.posterior(embeddings, votes.subject_ids) for one in (found, again))
     np.testing.assert_array_equal(ours.parameters["q"], theirs.parameters["q"])
     assert replace(found, salt="other").fingerprint != found.fingerprint
+
+
+@pytest.mark.parametrize("votes_each", [1, 3])
+@pytest.mark.parametrize("telling", [True, False])
+def test_few_votes_are_never_worse_than_not_looking(votes_each: int, telling: bool) -> None:
+    """Judged by subjects with forty votes, which ask more of the concentrations than one or three can tell."""
+    rng = np.random.default_rng(5)
+    embeddings, others = subjects(60, 1), subjects(400, 2)
+    few, many = cast(embeddings, votes_each, 1), cast(others, 40, 2)
+    seen = embeddings if telling else rng.normal(size=(60, 40)).astype(np.float32)
+    new = others if telling else rng.normal(size=(400, 40)).astype(np.float32)
+    posterior = cross_fit(seen, few, SETTINGS, reserve=0).posterior(new, many.subject_ids)
+    judged = evaluate(posterior, many, constant(few, many.subject_ids), np.random.default_rng(0)).overall
+    assert judged.gain.value > -0.005
+    assert (judged.gain.value > 0.01) == telling

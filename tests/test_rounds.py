@@ -251,7 +251,7 @@ def test_killed_after_any_step_the_next_start_finishes_as_it_would_have(
     folder.mkdir()
     (folder / records.VOTES).write_bytes((record.folder / records.VOTES).read_bytes())
     again = steps._Steps(
-        campaign, store, replace(untouched, folder=folder), [], lambda: NOW, lambda *_: None, steps.default(campaign)
+        campaign, store, replace(untouched, folder=folder), [], lambda: NOW, lambda *_: None
     )
     again.record = replace(again.record, **again._fitted())
     again.record = replace(again.record, **again._gated())
@@ -433,7 +433,7 @@ def test_each_subject_is_judged_by_heads_that_never_saw_its_votes(world) -> None
     campaign, store, opinions = world
     vote(store, opinions, 60)
     record = run(campaign, store)
-    made = steps._Steps(campaign, store, record, [], lambda: NOW, lambda *_: None, steps.default(campaign))
+    made = steps._Steps(campaign, store, record, [], lambda: NOW, lambda *_: None)
     learned = np.flatnonzero(~made.column(steps.POOL) & (made.votes.total > 0))
     votes = made.votes.select(learned)
     row = int(np.argmin(votes.total))

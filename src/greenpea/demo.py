@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
-from greenpea import creation, records, simulate
+from greenpea import calibration, creation, records, simulate
 from greenpea.campaign import SETTINGS, TRUTH, WORKFLOW, Campaign
 from greenpea.combining import combine
 from greenpea.embeddings import Embeddings
@@ -41,7 +41,7 @@ from greenpea.posterior import Posterior
 from greenpea.records import Record
 from greenpea.rehearsal import truth_in
 from greenpea.retirement import Count, Settled
-from greenpea.rounds import run
+from greenpea.rounds import comparing, run
 from greenpea.site.opening import open_store
 from greenpea.store import Overview, Role, Store
 from greenpea.tree import DecisionTree
@@ -49,6 +49,14 @@ from greenpea.visiting import come
 from greenpea.votes import Votes
 from greenpea.workflow import Workflow
 
+CHOSEN = (
+    "site.per_minute=10000000",
+    "site.audit_share=0.06",
+    "site.lease_minutes=2",
+    "learning.draws=30",
+    "loop.kept=100",  # all heads stay, to be compared at the end
+    "loop.report=false",
+)
 WATCHED = 0.5  # seconds between two looks at the store
 STARTING = 60.0  # seconds the site may take to answer
 LOG = "server.log"
@@ -84,6 +92,21 @@ class Moment:
     address: str
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What a round's heads know, judged on the audit votes as they were at the end: the same for all rounds.
+
+    Gains are over the predictor that sees no image, in nats per vote, each vote as if it were a galaxy's first
+    (`greenpea.rounds.comparing.one_by_one`). None: the round has no such heads.
+    """
+
+    round: int
+    answers: int
+    gain: float | None
+    random_answers: int
+    random_gain: float | None  # of heads that learned from the random stream alone
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What came of it, judged by the simulated truth; ``accuracy`` is question → how → share of right answers.
@@ -101,6 +124,8 @@ class Outcome:
     most: tuple[tuple[str, int], ...]  # (subject id, classifications so far): to ask about first, and last
     least: tuple[tuple[str, int], ...]
     ranked_by: int  # the round that ranked them; 0: none did
+    learned: tuple[Learned, ...] = ()
+    judges: tuple[int, int] = (0, 0)  # audit subjects, and their votes
 
     @property
     def full(self) -> int:
@@ -125,8 +150,7 @@ def prepare(folder: Path, scale: Scale, report: Report) -> Campaign:
         if not campaign.simulated or campaign.tree.name != "gz-decals-5":
             raise GreenpeaError(f"{folder} is a campaign, but not the demonstration's: name another folder")
         return campaign
-    chosen = ["site.per_minute=10000000", "site.audit_share=0.06", "site.lease_minutes=2", "learning.draws=30"]
-    creation.simulate(folder, scale.subjects, 0, scale.pixels, scale.seed, report, chosen)
+    creation.simulate(folder, scale.subjects, 0, scale.pixels, scale.seed, report, CHOSEN)
     workflow = Workflow.load(folder / WORKFLOW)
     rules = (
         Count(classifications=scale.limit),
@@ -318,7 +342,41 @@ def judge(campaign: Campaign, store: Store, scale: Scale) -> Outcome:
     number, ranked = _ranked(found)
     most, least = (tuple((one, counts.get(one, 0)) for one in some) for some in (ranked[:SHOWN], ranked[::-1][:SHOWN]))
     overview = store.statistics.overview(datetime.now(UTC))
-    return Outcome(scale, overview, tuple(found), accuracy, overall, most, least, number)
+    learned, judges = compared(campaign, store, found)
+    return Outcome(scale, overview, tuple(found), accuracy, overall, most, least, number, learned, judges)
+
+
+def compared(
+    campaign: Campaign, store: Store, found: Sequence[Record]
+) -> tuple[tuple[Learned, ...], tuple[int, int]]:
+    """Return what the heads of every round know, judged on the same votes: the audit set's of now; and these."""
+    last = records.newest_with_heads(list(found))
+    if last is None:
+        return (), (0, 0)
+    standing = store.standings.read()
+    embeddings = Embeddings.open(campaign.folder, last.encoder)
+    known = embeddings.rows_of(standing.votes.subject_ids) >= 0
+    audit = standing.votes.select(np.flatnonzero(standing.audit & known & (standing.votes.total > 0)))
+    learned_from = standing.votes.select(np.flatnonzero(~standing.audit & (standing.votes.total > 0)))
+    if not len(audit):
+        return (), (0, 0)
+    blind = calibration.constant(learned_from, audit.subject_ids)
+    vectors = embeddings.take(embeddings.rows_of(audit.subject_ids))
+
+    def gain(folder: Path) -> float | None:
+        if not folder.is_dir():
+            return None
+        return comparing.one_by_one(Heads.load(folder).posterior(vectors, audit.subject_ids), blind, audit)[None]
+
+    rounds = [one for one in found if one.encoder == last.encoder]
+    learned = [
+        Learned(
+            one.number, one.answers, gain(one.folder / records.HEADS),
+            one.random_answers, gain(one.folder / records.CHANCE),
+        )
+        for one in rounds
+    ]  # fmt: skip
+    return tuple(learned), (len(audit), int(audit.total.sum()))
 
 
 def leading(votes: Votes) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@
     DIR/rounds/0001/round.json      everything but the arrays: settings, seed, hashes, verdict, scores
                     votes.parquet   the votes it learned from, audit subjects apart
                     heads/          the cross-fitted heads (`greenpea.heads`)
+                    chance/         heads that learned from the random stream alone, to compare with
                     scores.parquet  subject_id, rank, score, probability, effective_draws; best first
 """
 
@@ -22,6 +23,7 @@ from greenpea.errors import GreenpeaError
 from greenpea.files import replacing
 
 ROUNDS, FACTS, VOTES, HEADS, SCORES = "rounds", "round.json", "votes.parquet", "heads", "scores.parquet"
+CHANCE = "chance"
 STAGES = ("collected", "fitted", "gated", "scored", "published", "retired", "judged", "finished")
 Outcome = Literal["promoted", "ungated", "kept", "failed", "idle"]
 
@@ -45,7 +47,12 @@ class Gate:
 
 @dataclass(frozen=True)
 class Score:
-    """How the heads predict the audit set's votes. ``question`` is None for all of them together."""
+    """How the heads predict the audit set's votes. ``question`` is None for all of them together.
+
+    The excess is of all votes of a subject together, and says nothing from round to round: the floor sinks as the
+    audit set gains votes. ``gain`` does compare (`rounds.comparing.one_by_one`): each vote as if it were a subject's
+    first, in nats per vote over the predictor that sees no image; 0 is not looking, larger is better.
+    """
 
     question: str | None
     votes: int
@@ -53,6 +60,8 @@ class Score:
     constant_excess: float  # of the predictor that sees no image
     coverage: Mapping[str, float]  # "0.5", "0.8", "0.9", "0.95": share in the joint highest-density set
     random_excess: float | None = None  # of heads fitted on the votes of the random stream alone
+    gain: float | None = None
+    random_gain: float | None = None  # of heads fitted on the votes of the random stream alone
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -74,9 +74,15 @@ class Loop(_Section):
         "without votes), or the folder of a checkpoint or campaign",
     )
     folds: int = Field(5, ge=2, description="parts by which heads are cross-fitted: no head has seen what it judges")
-    votes: int = Field(5, ge=1, description="rank by what so many more volunteers would teach")
+    acquisition: Literal["prediction", "information", "random"] = Field(
+        "prediction",
+        description="rank by what an answer would teach about all others' votes; 'information': about the weights of "
+        "the head; 'random': the control",
+    )
+    votes: int = Field(5, ge=1, description="each ranked subject is asked so often a round, and then the next")
+    scored_votes: int = Field(1, ge=1, description="rank by what so many more volunteers would teach")
     questions: tuple[str, ...] = Field((), description="learn about these questions above all; empty: the whole tree")
-    coldness: float = Field(1.0, gt=0, description="0+: nearly at random; large: strictly the highest score first")
+    coldness: float = Field(4.0, gt=0, description="0+: nearly at random; large: strictly the highest score first")
     ranked: int = Field(100_000, ge=1, description="subjects ranked in a round")
     scored: int = Field(1_000_000, ge=1, description="of a larger pool, a rotating part of this size is scored a round")
     margin: float = Field(

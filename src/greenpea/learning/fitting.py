@@ -21,7 +21,6 @@ from greenpea.learning.uncertainty import laplace
 from greenpea.outputs import LOG_CONCENTRATION, SMALLEST_LOG, Layout
 
 LOOSE = 100.0  # the bias is held so many times more loosely than the weights
-STIFF = 10.0  # what makes a concentration is held so many times more stiffly than what makes a fraction
 FACTORS = 32  # of a product before its logarithm is taken: e^14 to the 32nd is still a float64
 SCALED_BY, AVERAGED = 2048, 256  # subjects whose embeddings, and whose curvature, give the fit its scales
 FIRST_STEPS = 10  # from the anchor, before the scales are taken anew
@@ -45,24 +44,11 @@ def with_bias(embeddings: Tensor) -> Tensor:
     return torch.cat([embeddings.double(), torch.ones(len(embeddings), 1, dtype=torch.float64)], dim=1)
 
 
-def stiffness(layout: Layout, rows: int, precision: float) -> Tensor:
-    """Return the Gaussian prior's precision of every weight of a head [row, output].
-
-    The bias, last, is held more loosely, and what makes a concentration more stiffly: few votes a subject tell
-    little of it, and one vote nothing.
-    """
-    values = torch.full((rows, layout.outputs), precision, dtype=torch.float64)
-    for columns in spreads(layout):
-        values[:, columns] *= STIFF
-    values[-1] /= LOOSE
+def stiffness(rows: int, precision: float) -> Tensor:
+    """Return the Gaussian prior's precision of every row of a head [row, 1]: that of the bias, last, is looser."""
+    values = torch.full((rows, 1), precision, dtype=torch.float64)
+    values[-1] = precision / LOOSE
     return values
-
-
-def spreads(layout: Layout) -> Iterator[slice]:
-    """Yield, question by question, the columns of the output that are ln s."""
-    for question in layout.tree.questions:
-        part = layout.slices[question.slug]
-        yield slice(part.start + len(question.answers), part.stop)
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,7 +305,7 @@ def most_probable(
 
 
 def _minimised(objective: Objective, anchor: Tensor, precision: float, start: Tensor, iterations: int) -> Tensor:
-    stiff = stiffness(objective.layout, len(anchor), precision)
+    stiff = stiffness(len(anchor), precision)
     scales = Scales(objective, anchor, start, precision)
 
     def value_and_slope(flat: np.ndarray) -> tuple[float, np.ndarray]:

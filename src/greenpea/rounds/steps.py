@@ -45,7 +45,7 @@ from greenpea.heads import Heads
 from greenpea.learning.crossfit import cross_fit
 from greenpea.posterior import Posterior
 from greenpea.records import Gate, Record
-from greenpea.rounds import gate, reporting, streams
+from greenpea.rounds import comparing, gate, reporting, streams
 from greenpea.rounds.reporting import Audited
 from greenpea.store import Standing, Store, Stream
 from greenpea.tables import column_as_strings
@@ -58,6 +58,7 @@ LOCK, RETIRE, REPORT = "lock", "retire.json", "report.html"
 POOL, CLASSIFICATIONS, RETIRED = "_audit", "_classifications", "_retired"  # columns beside the votes
 BLOCK = 4096  # subjects scored at a time
 CONTROL_FOLDS = 2  # of the control heads, which judge nobody they learned from
+TARGETS = 400  # subjects of the pool whose votes are to be foreseen
 PICTURED = 500  # audit subjects whose images a report loads
 LOOKED_AT = 1000  # subjects by which it is told whether there are draws enough
 
@@ -72,8 +73,7 @@ def run(
 ) -> Record | None:
     """Run one round, or finish the one that was begun; return it, or None where nothing is new since the last.
 
-    ``acquire`` scores what to ask first (default: what the next ``loop.votes`` would teach, per expected answer);
-    ``after`` is told each step that is done. Raises GreenpeaError where another process runs a round here now.
+    ``acquire`` scores what to ask first (default: as ``loop.acquisition`` says); ``after`` is told each step that is done. Raises GreenpeaError where another process runs a round here now.
     """
     with _alone(campaign.folder):
         found = records.every(campaign.folder)
@@ -87,13 +87,7 @@ def run(
                 return None
             record, earlier = begun, found
         after("collected")
-        return _Steps(campaign, store, record, earlier, clock, report, acquire or default(campaign)).finish(after)
-
-
-def default(campaign: Campaign) -> Acquisition:
-    """Return the acquisition of the campaign's settings."""
-    chosen = campaign.settings.loop
-    return acquisition.information(chosen.votes, chosen.questions or None)
+        return _Steps(campaign, store, record, earlier, clock, report, acquire).finish(after)
 
 
 def roll_back(campaign: Campaign, store: Store, number: int, now: datetime) -> Record:
@@ -215,7 +209,7 @@ class _Steps:
     earlier: list[Record]
     clock: Callable[[], datetime]
     report: Report
-    acquire: Acquisition
+    acquire: Acquisition | None = None  # None: as the settings say
 
     def finish(self, after: Callable[[str], None]) -> Record:
         """Do what is not done yet, step by step; return the record."""
@@ -362,7 +356,7 @@ class _Steps:
         evaluation = calibration.evaluate(new, votes, self._constant, rng)
         self._report(Audited(evaluation, new, votes), heads)
         return {
-            "scores": self._scores(evaluation, {} if chance is None else self._control(chance, votes)),
+            "scores": self._scores(evaluation, new, votes, None if chance is None else self._control(chance)),
             "streams": told,
             "random_answers": 0 if chance is None else int(chance.total.sum()),
         }
@@ -389,29 +383,38 @@ class _Steps:
             return None
         return self.store.standings.by_stream([Stream.RANDOM, Stream.RANK])
 
-    def _scores(self, evaluation: Evaluation, control: Mapping[str, float]) -> tuple[records.Score, ...]:
-        return tuple(
-            records.Score(
-                question=None if score.question == "overall" else score.question,
-                votes=score.votes,
-                excess=score.excess.value,
-                constant_excess=score.constant_excess,
-                coverage=dict(score.coverage),
-                random_excess=control.get(score.question),
+    def _scores(
+        self, evaluation: Evaluation, new: Posterior, votes: Votes, control: Posterior | None
+    ) -> tuple[records.Score, ...]:
+        gain = comparing.one_by_one(new, self._constant, votes)
+        by_chance = {} if control is None else comparing.one_by_one(control, self._constant, votes)
+        lead = {} if control is None else comparing.together(control, self._constant, votes)
+        found = []
+        for score in evaluation.scores:
+            question = None if score.question == "overall" else score.question
+            found.append(
+                records.Score(
+                    question=question,
+                    votes=score.votes,
+                    excess=score.excess.value,
+                    constant_excess=score.constant_excess,
+                    coverage={f"{float(level) / 100:g}": held for level, held in score.coverage.items()},
+                    random_excess=score.constant_excess - lead[question] if question in lead else None,
+                    gain=gain.get(question),
+                    random_gain=by_chance.get(question),
+                )
             )
-            for score in evaluation.scores
-        )
+        return tuple(found)
 
-    def _control(self, chance: Votes, votes: Votes) -> Mapping[str, float]:
-        """Return the excess, by question, of heads that learned from the random stream's votes alone."""
+    def _control(self, chance: Votes) -> Posterior | None:
+        """Return what heads say of the audit set that learned from the random stream alone, and keep these heads."""
         known = chance.select(np.flatnonzero(self.embeddings.rows_of(chance.subject_ids) >= 0))
         try:
             heads = self._fit(known, None, CONTROL_FOLDS, 0)
-            posterior = self.posterior(heads, self.embeddings, self.audit)
-            scores = calibration.evaluate(posterior, votes, self._constant, np.random.default_rng(0)).scores
         except GreenpeaError:  # too few yet
-            return {}
-        return {score.question: score.excess.value for score in scores}
+            return None
+        heads.save(self.record.folder / records.CHANCE)
+        return self.posterior(heads, self.embeddings, self.audit)
 
     def _scored(self) -> dict[str, Any]:
         source = self.record if self._promoted else self.incumbent
@@ -419,7 +422,7 @@ class _Steps:
             return {}
         heads = Heads.load(source.folder / records.HEADS)
         embeddings = self.embeddings if self._promoted else Embeddings.open(self.campaign.folder, source.encoder)
-        scored = _Scored.of(self, heads, embeddings)
+        scored = _Scored.of(self, heads, embeddings, self.acquire or self._acquisition(heads, embeddings))
         rng = np.random.default_rng([self.record.seed, 3])
         chosen = self.campaign.settings.loop
         ranked = acquisition.gumbel_order(scored.score, rng, coldness=chosen.coldness, keep=chosen.ranked)
@@ -440,13 +443,29 @@ class _Steps:
             temporary.write_text(json.dumps(scored.retire), encoding="utf-8")
         return {"ranked": len(order), "saturated": self._saturated(heads, embeddings), "model": source.model}
 
+    def _acquisition(self, heads: Heads, embeddings: Embeddings) -> Acquisition:
+        """Return the acquisition of the campaign's settings; what it aims at is a sample of the open pool."""
+        chosen = self.campaign.settings.loop
+        if chosen.acquisition == "random":
+            return acquisition.random()
+        if chosen.acquisition == "information":
+            return acquisition.information(chosen.scored_votes, chosen.questions or None)
+        some = self._sample(embeddings, TARGETS)
+        targets = self.posterior(heads, embeddings, some)
+        return acquisition.prediction(targets, votes=chosen.scored_votes, questions=chosen.questions or None)
+
+    def _sample(self, embeddings: Embeddings, most: int) -> np.ndarray:
+        """Return some of the open pool (indices), at random."""
+        open_ = np.flatnonzero(~self.column(POOL) & ~self.column(RETIRED))
+        known = open_[embeddings.rows_of(self.votes.subject_ids[open_]) >= 0]
+        return np.random.default_rng([self.record.seed, 5]).permutation(known)[:most]
+
     def _saturated(self, heads: Heads, embeddings: Embeddings) -> float:
         """Return the share of a sample of the open pool whose information is near ln T: there draws are too few."""
-        rng = np.random.default_rng([self.record.seed, 5])
-        open_ = np.flatnonzero(~self.column(POOL) & ~self.column(RETIRED))
-        some = rng.permutation(open_[embeddings.rows_of(self.votes.subject_ids[open_]) >= 0])[:LOOKED_AT]
+        some = self._sample(embeddings, LOOKED_AT)
         posterior = combine(self.posterior(heads, embeddings, some), self.votes.select(some))
-        learned = information.of_tree(posterior, self.campaign.settings.loop.votes, rng)
+        rng = np.random.default_rng([self.record.seed, 6])
+        learned = information.of_tree(posterior, self.campaign.settings.loop.scored_votes, rng)
         return information.saturated(learned.value, heads.draws)
 
     @property
@@ -482,6 +501,7 @@ class _Steps:
         for one in self.earlier[: max(0, len(self.earlier) + 1 - kept)]:
             if incumbent is None or one.number != incumbent.number:
                 shutil.rmtree(one.folder / records.HEADS, ignore_errors=True)
+            shutil.rmtree(one.folder / records.CHANCE, ignore_errors=True)
 
 
 def _publish(store: Store, record: Record) -> int:
@@ -506,7 +526,7 @@ class _Scored:
     retire: dict[str, str]
 
     @classmethod
-    def of(cls, steps: _Steps, heads: Heads, embeddings: Embeddings) -> _Scored:
+    def of(cls, steps: _Steps, heads: Heads, embeddings: Embeddings, acquire: Acquisition) -> _Scored:
         """Score in blocks: memory does not grow with the pool but by a few numbers a subject."""
         chosen, rules = steps.campaign.settings.loop, steps.workflow.retirement
         audit, retired = steps.column(POOL), steps.column(RETIRED)
@@ -521,7 +541,7 @@ class _Scored:
             votes = steps.votes.select(some)
             for place, posterior in _combined(heads, embeddings.take(rows[some]), votes, chosen.fewest_draws):
                 at = start + place
-                values[at] = steps.acquire(posterior, rng)
+                values[at] = acquire(posterior, rng)
                 effective[at] = posterior.effective_draws
                 reasons = retirement.by_posterior(rules, posterior, votes.select(place), counted[some][place], rng)
                 retire |= {

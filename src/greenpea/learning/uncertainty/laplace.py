@@ -61,19 +61,18 @@ def candidates(layout: Layout, mean: Tensor, embeddings: Tensor, packed: Tensor,
     inputs = torch.cat([embeddings, torch.ones(len(embeddings), 1)], dim=1).double()
     found = curvatures(layout, mean.double(), inputs, packed)
     for precision in PRECISIONS:
-        yield around(layout, mean, found, torch.full(mean.shape, precision, dtype=torch.float64))
+        yield around(layout, mean, found, torch.full((len(mean),), precision, dtype=torch.float64))
 
 
 def around(layout: Layout, mean: Tensor, found: dict[str, Tensor], stiffness: Tensor) -> State:
-    """Return the Gaussian around ``mean`` of given curvatures, the prior's precision [row, output] added to them."""
-    columns = {name: columns for name, (_, columns) in groups(layout).items()}
-    factors = {name: _factor(found[name], stiffness[:, list(columns[name])].T.reshape(-1)) for name in found}
-    return State(mean, factors, columns)
+    """Return the Gaussian around ``mean`` of given curvatures, the prior's precision [row] added to them."""
+    factors = {name: _factor(curvature, stiffness) for name, curvature in found.items()}
+    return State(mean, factors, {name: columns for name, (_, columns) in groups(layout).items()})
 
 
 def _factor(curvature: Tensor, stiffness: Tensor) -> Tensor:
     """Return the Cholesky factor in float32, as a checkpoint keeps it: half the size and far more than needed."""
-    stiff = curvature + torch.diag(stiffness)
+    stiff = curvature + torch.diag(stiffness.repeat(len(curvature) // len(stiffness)))
     factor, failed = torch.linalg.cholesky_ex(stiff)
     if failed:  # a prior so loose beside the curvature that rounding shows
         stiff.diagonal().add_(1e-6 * stiff.diagonal().max())
