@@ -15,7 +15,8 @@ from jaxtyping import Float
 from scipy.optimize import isotonic_regression
 
 OVERALL = "overall"
-RESAMPLES = 10_000
+RESAMPLES = 2_000
+SHARES = np.linspace(0.05, 1.0, 191)  # of the budget: where curves of several seeds are averaged
 
 
 @dataclass(frozen=True)
@@ -44,37 +45,39 @@ def rising(nats: Sequence[float]) -> Float[np.ndarray, " round"]:
     return np.asarray(isotonic_regression(np.asarray(nats, float)).x)
 
 
-def answers_needed(curve: Curve, question: str, level: float) -> float:
-    """Return after how many answers the curve's isotonic fit reaches ``level``; infinite where it never does.
+@dataclass(frozen=True)
+class Pair:
+    """Two campaigns of one seed, alike but for the way of asking. The budget is what ``random`` spent, in answers."""
 
-    Interpolated between rounds; never less than the first round's answers.
+    random: Curve
+    other: Curve
+
+    def along(self, question: str) -> tuple[Float[np.ndarray, " share"], Float[np.ndarray, " share"]]:
+        """Return both curves' nats at `SHARES` of the budget; before the first round, what the first round knew."""
+        budget = self.random.answers[-1]
+        both = (self.random, self.other)
+        first, second = (np.interp(SHARES * budget, one.answers, one.nats[question]) for one in both)
+        return first, second
+
+
+def ratio(random: Float[np.ndarray, " share"], other: Float[np.ndarray, " share"]) -> float:
+    """Return the share of the budget at which ``other`` is as good as ``random`` at its end; infinite: never.
+
+    Both are fitted before they are compared, since a lucky last round is no likelihood to be reached.
     """
-    fit = rising(curve.nats[question])
-    at = int(np.argmax(fit >= level))
-    if fit[at] < level:
-        return np.inf
-    if at == 0:
-        return float(curve.answers[0])
-    return float(np.interp(level, fit[at - 1 : at + 1], curve.answers[at - 1 : at + 1]))
-
-
-def ratio(random: Curve, other: Curve, question: str = OVERALL) -> float:
-    """Return the answers that ``other`` needs to be as good as ``random`` at its end, over random's; infinite: never.
-
-    Both curves are fitted before they are compared, since a lucky last round is no likelihood to be reached.
-    """
-    level = float(rising(random.nats[question])[-1])
-    return answers_needed(other, question, level) / random.answers[-1]
+    fit = rising(other)
+    reached = np.flatnonzero(fit >= rising(random)[-1])
+    return float(SHARES[reached[0]]) if len(reached) else np.inf
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median over paired seeds, with its 95 % interval by bootstrap over seeds; infinite where censored."""
+    """A ratio of answers with its 95 % interval by bootstrap over paired seeds; infinite where censored."""
 
     value: float
     low: float
     high: float
-    seeds: tuple[float, ...]
+    seeds: tuple[float, ...]  # each pair alone
 
     def figures(self) -> dict[str, Any]:
         """Return the figures to print: a censored one, infinite here, is told as above 1."""
@@ -82,23 +85,20 @@ class Ratio:
             "labels_ratio": _told(self.value),
             "interval": [_told(self.low), _told(self.high)],
             "seeds": [_told(value) for value in self.seeds],
-            "censored": sum(not np.isfinite(value) for value in self.seeds),
         }
 
 
-def median_ratio(ratios: Sequence[float], rng: np.random.Generator) -> Ratio:
-    """Return the median of paired ratios with its interval; half of them censored, and so is the median."""
-    values = np.sort(np.asarray(ratios, float))
-    resampled = np.sort(rng.choice(values, (RESAMPLES, len(values))), axis=1)
-    medians = _median(resampled)
-    low, high = np.quantile(medians, [0.025, 0.975], method="inverted_cdf")
-    return Ratio(float(_median(values[None])[0]), float(low), float(high), tuple(map(float, ratios)))
+def labels_ratio(pairs: Sequence[Pair], question: str, rng: np.random.Generator) -> Ratio:
+    """Return the ratio between the curves averaged over seeds, seeds resampled in pairs for the interval.
 
-
-def _median(ascending: Float[np.ndarray, "resample seed"]) -> Float[np.ndarray, " resample"]:
-    """Return the mean of the two middle values, without ∞ − ∞."""
-    count = ascending.shape[1]
-    return np.asarray((ascending[:, (count - 1) // 2] + ascending[:, count // 2]) / 2)
+    The mean is taken before the fit: near the end curves are flat, and where one seed alone crosses a level is luck.
+    """
+    random, other = (np.array(curves) for curves in zip(*(pair.along(question) for pair in pairs), strict=True))
+    draws = rng.integers(len(pairs), size=(RESAMPLES, len(pairs)))
+    resampled = [ratio(random[rows].mean(axis=0), other[rows].mean(axis=0)) for rows in draws]
+    low, high = np.quantile(resampled, [0.025, 0.975], method="inverted_cdf")
+    alone = tuple(ratio(one, two) for one, two in zip(random, other, strict=True))
+    return Ratio(ratio(random.mean(axis=0), other.mean(axis=0)), float(low), float(high), alone)
 
 
 def _told(value: float) -> float | str:

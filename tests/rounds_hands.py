@@ -25,9 +25,12 @@ LEVELS = {"0.5": 0.48, "0.8": 0.78, "0.9": 0.885, "0.95": 0.94}
 
 
 def made_up(folder: Path, number: int, outcome: Outcome | None = "promoted", **more: Any) -> Record:
-    """Write one round of a campaign: later ones have learned more and saved more. ``outcome`` None: not finished."""
+    """Write one round of a campaign: later ones have learned more and saved more.
+
+    ``outcome`` None: not finished. ``stages`` may name those that are done.
+    """
     begun = BEGUN + number * timedelta(minutes=10)
-    done = STAGES if outcome else STAGES[:2]
+    done = more.pop("stages", STAGES if outcome else STAGES[:2])
     values: dict[str, Any] = {
         "number": number,
         "seed": number,
@@ -76,7 +79,8 @@ def _scores(number: int) -> tuple[Score, ...]:
         excess = factor * (0.18 + 0.5 * np.exp(-number / 3))
         random = factor * (0.18 + 0.5 * np.exp(-number / 25))
         rising = {level: held + min(number, 8) / 400 for level, held in LEVELS.items()}
-        return Score(question, votes * number, float(excess), 0.66 * factor, rising, float(random))
+        gain, by_chance = (float(factor * 0.3 * -np.expm1(-number / pace)) for pace in (3, 25))
+        return Score(question, votes * number, float(excess), 0.66 * factor, rising, float(random), gain, by_chance)
 
     return score(None, 120, 1.0), score("smooth-or-featured", 60, 0.8), score("bar", 20, 1.3)
 

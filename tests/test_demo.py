@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from greenpea import creation, demo, loop_report, simulate
 from greenpea.cli import app
 from greenpea.cli import demo as shown
-from greenpea.demo import Moment, Outcome, Scale
+from greenpea.demo import Learned, Moment, Outcome, Scale
 from greenpea.errors import GreenpeaError
 from greenpea.records import Gate, Record, Score
 from greenpea.rehearsal import FromTruth
@@ -54,12 +54,26 @@ def test_from_galaxies_to_a_report(tmp_path: Path) -> None:
     assert all(one.finished for one in outcome.rounds)
     assert set(outcome.overall) == {"votes", "combined", "full"}
     assert moments[-1].classifications == outcome.overview.counted
+    _check_learned(outcome)
     page = loop_report.write(outcome, folder, campaign.tree, folder / "report.html").read_text()
     assert "These galaxies and volunteers are simulated" in page
     assert f"{outcome.overview.counted:,}" in page
     store.close()
     # What is there is gone on with: nothing is simulated anew.
     assert demo.prepare(folder, TINY, lambda stage, share, words: None).folder == folder
+
+
+def _check_learned(outcome: Outcome) -> None:
+    """All rounds are judged on the votes of the end, as the last one judged itself."""
+    assert [one.round for one in outcome.learned] == [one.number for one in outcome.rounds]
+    last, overall = outcome.learned[-1], outcome.rounds[-1].overall
+    assert overall is not None
+    assert last.gain == pytest.approx(overall.gain, abs=1e-6)
+    assert last.random_gain == pytest.approx(overall.random_gain, abs=1e-6)
+    assert len({one.gain for one in outcome.learned}) == len(outcome.learned)
+    assert set(overall.coverage) == {"0.5", "0.8", "0.9", "0.95"}
+    assert outcome.judges[0] > 0
+    assert outcome.judges[1] > outcome.judges[0]
 
 
 # ---- its parts ---------------------------------------------------------------------------------------
@@ -134,8 +148,8 @@ def overview(counted: int, retired: int, subjects: int = 100) -> Overview:
     )  # fmt: skip
 
 
-def record(number: int, excess: float = 0.2) -> Record:
-    score = Score(None, 500, excess, 0.5, {"90": 0.9}, excess + 0.1)
+def record(number: int) -> Record:
+    score = Score(None, 500, 0.2, 0.5, {"0.9": 0.873}, 0.3, 0.125, 0.1)
     return Record(
         number, 0, NOW, {"finished": NOW + timedelta(seconds=3)}, {}, "1.0", classifications=500 * number,
         answers=2000 * number, random_answers=600 * number, gate=Gate("ungated", ""), scores=(score,), saved=300,
@@ -143,11 +157,20 @@ def record(number: int, excess: float = 0.2) -> Record:
     )  # fmt: skip
 
 
-def outcome(counted: int = 1000, retired: int = 100, combined: float = 0.95, full: float = 0.96) -> Outcome:
+LEARNED = (Learned(1, 2000, 0.04, 600, None), Learned(2, 4000, 0.06, 3000, 0.045))
+
+
+def outcome(
+    counted: int = 1000,
+    retired: int = 100,
+    combined: float = 0.95,
+    full: float = 0.96,
+    learned: tuple[Learned, ...] = LEARNED,
+) -> Outcome:
     shares = {"votes": 0.9, "combined": combined, "full": full}
     return Outcome(
-        Scale(limit=40), overview(counted, retired), (record(1, 0.4), record(2, 0.2)),
-        {"smooth-or-featured": shares, "bar": shares}, shares, (), (), 0,
+        Scale(limit=40), overview(counted, retired), (record(1), record(2)),
+        {"smooth-or-featured": shares, "bar": shares}, shares, (), (), 0, learned, (60, 9_876),
     )  # fmt: skip
 
 
@@ -156,8 +179,10 @@ def test_the_headline_has_the_numbers() -> None:
     assert words["verdict"] == "better"
     assert words["saved"].startswith("All 100 galaxies are done, with 25% of the votes")
     assert "95.0 %" in words["accuracy"]
-    assert "0.400" in words["learning"]
-    assert "0.200" in words["learning"]
+    assert "by 0.060 nats per vote once it has learned from 4,000 answers" in words["learning"]
+    assert "by 0.040 from the first 2,000" in words["learning"]
+    # At the 3,000 answers of the last heads of chance, halfway between the rounds of the loop.
+    assert "From 3,000 answers: 0.050 as the loop asked for them, 0.045 where chance did" in words["learning"]
 
 
 @pytest.mark.parametrize("bad", [{"combined": 0.9}, {"counted": 4000}])
@@ -167,8 +192,20 @@ def test_no_headline_boasts_of_what_is_not_so(bad: dict[str, float]) -> None:
 
 def test_a_network_that_is_no_better_than_not_looking_is_called_so() -> None:
     assert "no better" not in loop_report.headline(outcome())["learning"]
-    worse = dataclasses.replace(outcome(), rounds=(record(1, 0.6),))
+    worse = outcome(learned=(Learned(1, 2000, -0.01, 600, None),))
     assert "no better than not looking" in loop_report.headline(worse)["learning"]
+
+
+@pytest.mark.parametrize(
+    "learned",
+    [(), LEARNED[:1], (dataclasses.replace(LEARNED[0], random_answers=5000, random_gain=0.1), LEARNED[1]),
+     (LEARNED[0], dataclasses.replace(LEARNED[1], random_answers=900)),
+     (dataclasses.replace(LEARNED[0], gain=None), LEARNED[1])],
+)  # fmt: skip
+def test_chance_is_compared_only_where_both_have_learned_from_as_many_answers(learned: tuple[Learned, ...]) -> None:
+    said = loop_report.headline(outcome(learned=learned))["learning"]
+    assert ("where chance did" in said) == (len(learned) == 2 and learned[1].random_answers == 3000
+                                            and learned[0].gain is not None)  # fmt: skip
 
 
 def test_galaxies_not_done_are_not_called_done() -> None:
@@ -202,6 +239,8 @@ def test_the_report_is_one_whole_page_that_fetches_nothing(tmp_path: Path) -> No
     assert tags.open == []
     assert all(link.startswith(("data:", "#")) for link in tags.links)
     assert "&lt;b&gt;demo" in page
+    assert "the same 9,876 answers on 60 galaxies" in page
+    assert re.search(r"<td>0\.060</td><td>0\.045</td><td>87 %</td>", page)
     assert len(re.findall("<svg", page)) == 3
 
 

@@ -250,9 +250,7 @@ def test_killed_after_any_step_the_next_start_finishes_as_it_would_have(
     folder = tmp_path / "again"
     folder.mkdir()
     (folder / records.VOTES).write_bytes((record.folder / records.VOTES).read_bytes())
-    again = steps._Steps(
-        campaign, store, replace(untouched, folder=folder), [], lambda: NOW, lambda *_: None
-    )
+    again = steps._Steps(campaign, store, replace(untouched, folder=folder), [], lambda: NOW, lambda *_: None)
     again.record = replace(again.record, **again._fitted())
     again.record = replace(again.record, **again._gated())
     again._scored()
@@ -313,6 +311,7 @@ def test_of_old_rounds_the_heads_are_forgotten_but_never_the_incumbents(world) -
     assert incumbent is not None
     assert set(held) <= {last.number, incumbent.number}
     assert incumbent.number in held
+    assert not any((one.folder / records.CHANCE).is_dir() for one in found[:-1])
     assert all((one.folder / records.SCORES).is_file() for one in found)
 
 

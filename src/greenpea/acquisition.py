@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +19,7 @@ from jaxtyping import Float, Int
 from scipy.special import entr
 
 from greenpea.errors import GreenpeaError
-from greenpea.information import of_tree
+from greenpea.information import Aims, aims, of_predictions, of_tree
 from greenpea.posterior import Posterior
 
 BLOCK = 1 << 16  # numbers worked on at once: what fits the processor's cache is fastest
@@ -46,6 +48,52 @@ def information(votes: int = 5, questions: Sequence[str] | None = None, per_answ
         return learned / sum(posterior.expected_votes(votes).values()) if per_answer else learned
 
     return score
+
+
+def prediction(
+    targets: Posterior, *, votes: int = 1, questions: Sequence[str] | None = None, per_answer: bool = True
+) -> Acquisition:
+    """Return the acquisition of what ``votes`` more volunteers would teach about how ``targets`` will be voted.
+
+    Expected predictive information gain over the tree (`information.of_predictions`), in nats per target.
+    ``targets`` are some subjects like those one wants to know about: 400 of the pool, drawn at random, with the
+    draws that the subjects scored have; where those have fewer, they are taken for the targets' first ones. All are
+    best given by heads whose draws are many: with 100 the order is nearly that of thousands. ``questions`` names
+    those that one wants to know the answers to. ``per_answer`` divides by the answers those volunteers are
+    expected to give, to all questions they pass. Nothing is drawn at random.
+
+    Raises GreenpeaError when asked for fewer than one vote, for no target or for a question the tree lacks; and the
+    acquisition, when it is to score a posterior of more draws than the targets have.
+    """
+    if votes < 1 or not len(targets):
+        raise GreenpeaError(f"prediction needs at least one vote and one target, not {votes} and {len(targets)}")
+
+    @cache
+    def sought(draws: int) -> Aims:
+        return aims(targets if draws == targets.draws else _first(targets, draws), questions)
+
+    sought(targets.draws)
+
+    def score(posterior: Posterior, rng: np.random.Generator) -> Float[np.ndarray, " subject"]:
+        found = of_predictions(posterior, sought(posterior.draws), votes)
+        return found.value / found.answers if per_answer else found.value
+
+    return score
+
+
+def _first(posterior: Posterior, draws: int) -> Posterior:
+    """Return the posterior of its first draws only."""
+    if draws > posterior.draws:
+        raise GreenpeaError(
+            f"subjects of {draws} draws are to be scored and the targets have {posterior.draws}: give them the same"
+        )
+    weights = None if posterior.weights is None else posterior.weights[:draws]
+    if weights is not None:
+        # A target whose first draws have no weight left says nothing better than all of them alike.
+        shares = weights.sum(axis=0)
+        weights = np.where(shares > 0, weights / np.where(shares > 0, shares, 1.0), 1 / draws)
+    first = {slug: values[:draws] for slug, values in posterior.parameters.items()}
+    return replace(posterior, parameters=first, weights=weights)
 
 
 def random() -> Acquisition:

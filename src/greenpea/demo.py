@@ -346,9 +346,7 @@ def judge(campaign: Campaign, store: Store, scale: Scale) -> Outcome:
     return Outcome(scale, overview, tuple(found), accuracy, overall, most, least, number, learned, judges)
 
 
-def compared(
-    campaign: Campaign, store: Store, found: Sequence[Record]
-) -> tuple[tuple[Learned, ...], tuple[int, int]]:
+def compared(campaign: Campaign, store: Store, found: Sequence[Record]) -> tuple[tuple[Learned, ...], tuple[int, int]]:
     """Return what the heads of every round know, judged on the same votes: the audit set's of now; and these."""
     last = records.newest_with_heads(list(found))
     if last is None:

@@ -1,7 +1,8 @@
-"""What more votes would teach: the mutual information between future votes and the network's weights.
+"""What more votes would teach: about the network's weights, or about how other subjects will be voted.
 
-All informations are in nats, and lie between 0 and ln T for T draws (Houlsby+2011; Walmsley+2020). Where the
-posterior's draws carry weights π, they are the prior: the bound is then π's entropy.
+Informations are in nats. About the weights (the mutual information of future votes and weights, Houlsby+2011;
+Walmsley+2020) they lie between 0 and ln T for T draws. Where the posterior's draws carry weights π, those are the
+prior: the bound is then π's entropy.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ CHUNK = 512  # subjects worked on at once, at most
 NUMBERS = 1 << 21  # numbers that one array may hold while a tree is walked, whatever the subjects and votes
 TILE = 1 << 17  # and while walks are judged, where what fits the processor's cache is fastest
 NO_WEIGHT = 1e-30  # draws with a smaller share of the mixture are left out of it
+WIDE = 1 << 19  # numbers per array while answers are related to others': larger products are faster
+KEPT = 0.99  # of what the draws say about the aims, by variance: the rest is many directions with next to nothing
+TINY = np.finfo(np.float32).tiny
 
 
 class Information(NamedTuple):
@@ -121,7 +125,7 @@ def of_tree(
     where few volunteers come; memory does not grow with the subjects.
     """
     size = simulations or posterior.draws
-    walk = _plan(posterior, posterior.tree.slugs if questions is None else questions)
+    walk = _plan(posterior, questions)
     value, error = np.empty(len(posterior)), np.empty(len(posterior))
     for rows in _blocks(len(posterior), max(size, posterior.draws) * max(votes, 1) * walk.urns, NUMBERS):
         terms = _terms(walk, posterior, rows, votes, size, rng)
@@ -140,7 +144,7 @@ def simulate_tree(
     posterior: Posterior, votes: int, rng: np.random.Generator
 ) -> tuple[dict[str, Int[np.ndarray, "draw subject answer"]], dict[str, Int[np.ndarray, "draw subject"]]]:
     """Return counts and reached of ``votes`` volunteers walking the tree, once under every draw."""
-    walk = _plan(posterior, posterior.tree.slugs)
+    walk = _plan(posterior)
     uniform = rng.random((len(posterior), votes, walk.urns, posterior.draws), np.float32)
     numbers = _simulate(walk, _contents(walk, posterior, slice(None)), votes, uniform).T.astype(np.int64)
     counts, reached = {}, {}
@@ -150,6 +154,146 @@ def simulate_tree(
         reached[stop.question] = numbers[..., walk.cells + stop.urns.start]
     slugs = posterior.tree.slugs
     return {slug: counts[slug] for slug in slugs}, {slug: reached[slug] for slug in slugs}
+
+
+# ---- what answers tell about others -------------------------------------------------------------------
+
+
+class Aims(NamedTuple):
+    """What one would like to know: how the answers of some subjects, the targets, hang on the draws."""
+
+    questions: tuple[str, ...]
+    factors: tuple[Float[np.ndarray, "draw direction"], ...]  # F of every urn (see "walks"), with K = F Fᵀ
+
+
+class Prediction(NamedTuple):
+    """What the next votes on each subject tell about the targets, and what they take."""
+
+    value: Float[np.ndarray, " subject"]  # nats per target
+    answers: Float[np.ndarray, " subject"]  # answers that these votes are expected to give, to all questions
+
+
+def aims(targets: Posterior, questions: Sequence[str] | None = None) -> Aims:
+    """Return what `of_predictions` is to be about: the answers of ``targets`` to ``questions``, by default all.
+
+    K[t, t'] = mean over targets of r Σ_a (p_ta − p̄_a)(p_t'a − p̄_a) / p̄_a, with r the share of volunteers who
+    get to the question; as a factor F of few directions, which keep `KEPT` of its trace.
+    """
+    names = _named(targets.tree, questions)
+    walk = _plan(targets)
+    kernels = np.zeros((walk.urns, targets.draws, targets.draws), np.float32)
+    for rows in _blocks(len(targets), targets.draws * (walk.cells + walk.urns), WIDE):
+        for seen in _seen(walk, targets, rows):
+            # Over the plain mean, so that K 1 = 0 whatever the weights: where p̄ lies does not matter to δᵀKδ.
+            apart = seen.fractions - seen.fractions.mean(axis=-1, keepdims=True)
+            apart *= np.sqrt(seen.reach / np.maximum(seen.mean, TINY))[..., None]
+            flat = apart.reshape(-1, targets.draws)
+            kernels[seen.urn] += flat.T @ flat
+    return Aims(names, tuple(_factor(kernel / max(len(targets), 1)) for kernel in kernels))
+
+
+def of_predictions(posterior: Posterior, aims: Aims, votes: int = 1) -> Prediction:
+    """Return what ``votes`` more votes on each subject tell about how the targets will be voted, in nats.
+
+    Expected predictive information gain (EPIG, Bickford Smith+2023, eq. 5), from the subject's answer y to a
+    question to the next answer y* to the same question of a target, averaged over targets and summed over
+    questions, each as often as volunteers get to it. With p and p̄ a draw's and the mixture's fractions,
+
+        I(y; y*) = KL(p(y, y*) ‖ p(y) p(y*)) ≈ ½ Σ_ab (Σ_t π_t p_ta p*_tb − p̄_a p̄*_b)² / (p̄_a p̄*_b)
+
+    to second order in what the draws disagree about, never negative. Over targets, with K of `aims` and
+    x_a = π ∘ (p_a − p̄_a) / √p̄_a, that is ½ r Σ_a x_aᵀ K x_a = ½ r Σ_a |Fᵀ x_a|²: all sums are exact.
+
+    From that is taken what T draws show by chance of subjects that have nothing in common, |x_a|² tr K / (T − 1),
+    the mean over all ways to pair the draws; a sum below 0 counts as 0. Fewer draws will then do. What an answer
+    tells about *other* questions is left out: draws of the heads are independent between questions, and chance
+    would be most of what is found.
+
+    ``votes`` volunteers tell r·votes / (1 + (votes − 1) r ρ) as much as one who is asked: ρ is the correlation of
+    two volunteers' answers (the design effect, Kish 1965); exact to second order for one volunteer, and for more
+    where opinions scatter like a Dirichlet. Costs T × C × directions multiply-adds per subject, C the cells.
+    Raises GreenpeaError where ``posterior`` and the targets have not the same number of draws.
+    """
+    draws = posterior.draws
+    if aims.factors[0].shape[0] != draws:
+        raise GreenpeaError(
+            f"the posterior has {draws} draws, the targets {aims.factors[0].shape[0]}: give both the same draws"
+        )
+    walk = _plan(posterior)
+    value, answers = np.zeros(len(posterior)), np.zeros(len(posterior))
+    for rows in _blocks(len(posterior), draws * (walk.cells + walk.urns), WIDE):
+        for seen in _seen(walk, posterior, rows):
+            if seen.first:
+                answers[rows] += votes * seen.reach
+            if seen.question in aims.questions:
+                value[rows] += seen.volunteers(votes) * _told(seen, aims.factors[seen.urn])
+    return Prediction(np.maximum(value, 0.0), answers)
+
+
+class _Seen(NamedTuple):
+    """An urn, and what the draws say of its cells for some subjects."""
+
+    question: str
+    urn: int
+    first: bool  # of its question's urns
+    fractions: Float[np.ndarray, "cell subject draw"]
+    mean: Float[np.ndarray, "cell subject"]
+    weights: Float[np.ndarray, "#subject draw"]
+    reach: Float[np.ndarray, " subject"]
+    within: Float[np.ndarray, " subject"]  # correlation of two volunteers' answers under one draw, on average
+
+    def volunteers(self, votes: int) -> Float[np.ndarray, " subject"]:
+        """Return how many volunteers who are asked independently would tell as much as ``votes`` do."""
+        if votes == 1:
+            return self.reach
+        between = np.einsum("csd,sd->cs", np.square(self.fractions - self.mean[..., None]), self._each_weights())
+        # ρ = Σ_a Var f_a / p̄_a ÷ (A − 1): 0 where all are of one mind, 1 where the first answer settles the rest.
+        apart = (between / np.maximum(self.mean, TINY)).sum(axis=0) / (len(self.mean) - 1)
+        return votes * self.reach / (1 + (votes - 1) * self.reach * (self.within + (1 - self.within) * apart))
+
+    def _each_weights(self) -> Float[np.ndarray, "subject draw"]:
+        return np.broadcast_to(self.weights, self.fractions.shape[1:])
+
+
+def _seen(walk: _Walk, posterior: Posterior, rows: slice) -> Iterator[_Seen]:
+    """Yield every urn on the walk, for some subjects."""
+    contents = _contents(walk, posterior, rows)
+    weights = np.full((1, posterior.draws), 1 / posterior.draws, np.float32)
+    if posterior.weights is not None:
+        weights = np.ascontiguousarray(posterior.weights[:, rows].T, np.float32)
+    here = {walk.stops[0].question: np.ones(contents.shape[1:], np.float32)}
+    for stop in walk.stops:
+        came = here[stop.question]
+        reach = (came * weights).sum(axis=-1)
+        for urn, cells in _urns(stop):
+            total = contents[walk.cells + urn]
+            fractions = contents[cells]
+            fractions /= total
+            within = (weights / (total + 1)).sum(axis=-1) if stop.grows else np.zeros_like(reach)
+            mean = (fractions * weights).sum(axis=-1)
+            yield _Seen(stop.question, urn, urn == stop.urns.start, fractions, mean, weights, reach, within)
+        # Where everybody goes on together, what they said makes no difference.
+        for way, share in zip(stop.nexts, [1.0] if stop.multiple else contents[stop.cells], strict=True):
+            if way is not None:
+                here[way] = here[way] + came * share if way in here else came * share
+
+
+def _told(seen: _Seen, factor: Float[np.ndarray, "draw direction"]) -> Float[np.ndarray, " subject"]:
+    """Return ½ Σ_a (|Fᵀ x_a|² − |x_a|² tr K / (T − 1)) for one volunteer who is asked."""
+    x = seen.fractions - seen.mean[..., None]
+    x *= seen.weights / np.sqrt(np.maximum(seen.mean, TINY))[..., None]
+    flat = x.reshape(-1, len(factor))
+    found = np.square(flat @ factor).sum(axis=-1)
+    by_chance = np.square(flat).sum(axis=-1) * (np.square(factor).sum() / max(len(factor) - 1, 1))
+    return 0.5 * (found - by_chance).reshape(seen.mean.shape).sum(axis=0)
+
+
+def _factor(kernel: Float[np.ndarray, "draw draw"]) -> Float[np.ndarray, "draw direction"]:
+    """Return F of the fewest columns with tr F Fᵀ at least `KEPT` of tr K."""
+    values, vectors = np.linalg.eigh(kernel.astype(np.float64))
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    size = 1 + int(np.searchsorted(np.cumsum(values), KEPT * values.sum()))
+    return np.asarray(vectors[:, :size] * np.sqrt(values[:size]), np.float32)
 
 
 # ---- walks ---------------------------------------------------------------------------------------------
@@ -183,10 +327,9 @@ class _Walk(NamedTuple):
     sign: np.ndarray  # [row] +1 of a cell, −1 of a total
 
 
-def _plan(posterior: Posterior, counted: Sequence[str]) -> _Walk:
-    """Return the walk to the questions ``counted``: those, and what comes before them."""
-    if not counted:
-        raise GreenpeaError("no question to learn from: name at least one, or leave `questions` out for all of them")
+def _plan(posterior: Posterior, questions: Sequence[str] | None = None) -> _Walk:
+    """Return the walk to some questions, by default all: those, and what comes before them."""
+    counted = _named(posterior.tree, questions)
     stops = tuple(_stops(posterior, _passed(posterior.tree, counted)))
     cells, urns = stops[-1].cells.stop, stops[-1].urns.stop
     told, grows = np.zeros(cells + urns, bool), np.zeros(cells + urns, np.float32)
@@ -199,9 +342,17 @@ def _plan(posterior: Posterior, counted: Sequence[str]) -> _Walk:
     return _Walk(stops, cells, urns, told, grows, sign=np.repeat(np.array([1, -1], np.float32), [cells, urns]))
 
 
+def _named(tree: DecisionTree, questions: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the questions asked about, by default all. Raises GreenpeaError where there are none, or unknown."""
+    names = tuple(tree.slugs) if questions is None else tuple(tree[slug].slug for slug in questions)
+    if not names:
+        raise GreenpeaError("no question to learn from: name at least one, or leave `questions` out for all of them")
+    return names
+
+
 def _passed(tree: DecisionTree, counted: Sequence[str]) -> set[str]:
     """Return the questions ``counted`` and all that can come before them."""
-    passed = {tree[slug].slug for slug in counted}
+    passed = set(counted)
     for slug in reversed(tree.topological_order):
         if passed & tree[slug].followers:
             passed.add(slug)
@@ -343,7 +494,7 @@ def _log_likelihood(
     taken = (counts[row] > j.astype(counts.dtype)[:, None, None]).astype(np.float32)
     steps = contents[row]
     steps += (walk.grows[row] * j.astype(np.float32))[:, None, None]
-    np.log(np.maximum(steps, np.finfo(np.float32).tiny, out=steps), out=steps)
+    np.log(np.maximum(steps, TINY, out=steps), out=steps)
     steps *= walk.sign[row][:, None, None]
     return np.matmul(taken.transpose(1, 2, 0), steps.transpose(1, 0, 2))
 

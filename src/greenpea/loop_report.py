@@ -15,7 +15,7 @@ from PIL import Image
 
 from greenpea import plots
 from greenpea import report as reports
-from greenpea.demo import Outcome
+from greenpea.demo import Learned, Outcome
 from greenpea.files import replacing
 from greenpea.records import Record
 from greenpea.tree import DecisionTree
@@ -33,7 +33,7 @@ VERDICTS = {
 
 def write(outcome: Outcome, folder: Path, tree: DecisionTree, out: Path) -> Path:
     """Write the report on the demonstration in ``folder`` to ``out``, and return that."""
-    judged = [one for one in outcome.rounds if one.overall is not None]
+    learned = {one.round: one for one in outcome.learned}
     page = reports.templates().get_template("loop.html")
     html = page.render(
         title=folder.resolve().name,
@@ -41,7 +41,8 @@ def write(outcome: Outcome, folder: Path, tree: DecisionTree, out: Path) -> Path
         numbers=_numbers(outcome),
         headline=headline(outcome),
         story=_story(outcome),
-        learning={"picture": reports.embedded(learning(judged), _learning_in_words(judged))},
+        learning={"picture": reports.embedded(learning(outcome.learned), _learning_in_words(outcome.learned))},
+        judges=outcome.judges,
         savings=_savings(outcome),
         accuracy={"picture": reports.embedded(accuracy(outcome, tree), _accuracy_in_words(outcome))},
         gallery={
@@ -49,7 +50,7 @@ def write(outcome: Outcome, folder: Path, tree: DecisionTree, out: Path) -> Path
             "most": [_thumbnail(folder, *one) for one in outcome.most],
             "least": [_thumbnail(folder, *one) for one in outcome.least],
         },
-        rounds=[_row(one) for one in outcome.rounds],
+        rounds=[_row(one, learned.get(one.number)) for one in outcome.rounds],
     )
     with replacing(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
@@ -77,7 +78,7 @@ def headline(outcome: Outcome) -> dict[str, str]:
         "verdict": "better" if share < 1 and combined >= full - 0.01 else "no-better",
         "saved": f"{saved} that asking {outcome.scale.limit} volunteers about each would take.{_each(outcome)}",
         "accuracy": words,
-        "learning": _learned(outcome.rounds),
+        "learning": _learned(outcome.learned),
     }
 
 
@@ -94,19 +95,32 @@ def _cent(share: float) -> str:
     return "–" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
-def _learned(rounds: Sequence[Record]) -> str:
-    found = [(one, one.overall) for one in rounds if one.overall]
+def _learned(learned: Sequence[Learned]) -> str:
+    found = _by_the_loop(learned)
     if not found:
         return ""
     (first, early), (last, late) = found[0], found[-1]
     words = (
-        f"What the network, without their votes, thinks of galaxies it never learned from: {early.excess:.3f} nats per "
-        f"vote above the floor after {first.classifications:,} classifications, {late.excess:.3f} after "
-        f"{last.classifications:,}; not looking at the image, {late.constant_excess:.3f}."
+        f"About a galaxy it never learned from, the network foretells a volunteer's answer better than not looking at "
+        f"the image would: by {late:.3f} nats per vote once it has learned from {last:,} answers"
+        f"{f', by {early:.3f} from the first {first:,}' if len(found) > 1 else ''}."
     )
-    if late.excess >= late.constant_excess:
-        words += " So far it is no better than not looking: it needs more votes, or another encoder."
-    return words
+    if late <= 0:
+        return (
+            f"About a galaxy it never learned from, the network is no better than not looking at the image so far "
+            f"({late:+.3f} nats per vote, from {last:,} answers): it needs more votes, or another encoder."
+        )
+    return f"{words}{_beside_chance(learned)}"
+
+
+def _beside_chance(learned: Sequence[Learned]) -> str:
+    """Compare with chance at as many answers as that had, read off between two rounds."""
+    found, control = _by_the_loop(learned), _by_chance(learned)
+    if not control or not found[0][0] <= control[-1][0] <= found[-1][0]:
+        return ""
+    answers, gain = control[-1]
+    chosen = float(np.interp(answers, *zip(*found, strict=True)))
+    return f" From {answers:,} answers: {chosen:.3f} as the loop asked for them, {gain:.3f} where chance did."
 
 
 def _numbers(outcome: Outcome) -> list[dict[str, str]]:
@@ -148,19 +162,23 @@ def _seconds(record: Record) -> float:
     return (last - record.begun_at).total_seconds()
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _row(record: Record, learned: Learned | None) -> dict[str, Any]:
     score = record.overall
     return {
         "number": record.number,
         "classifications": record.classifications,
         "answers": record.answers,
-        "excess": score.excess if score else math.nan,
-        "random": math.nan if score is None or score.random_excess is None else score.random_excess,
-        "coverage": score.coverage.get("90", math.nan) if score else math.nan,
+        "gain": _known(learned and learned.gain),
+        "random": _known(learned and learned.random_gain),
+        "coverage": score.coverage.get("0.9", math.nan) if score else math.nan,
         "verdict": VERDICTS[record.gate.outcome] if record.gate else "–",
         "retired": sum(record.retired.values()),
         "seconds": _seconds(record),
     }
+
+
+def _known(gain: float | None) -> float:
+    return math.nan if gain is None else gain
 
 
 def _thumbnail(folder: Path, subject_id: str, votes: int) -> dict[str, str]:
@@ -173,31 +191,33 @@ def _thumbnail(folder: Path, subject_id: str, votes: int) -> dict[str, str]:
 # ---- pictures ----------------------------------------------------------------------------------------
 
 
-def learning(judged: Sequence[Record]) -> Figure:
-    """Draw excess nats per vote on the audit set against answers: all votes, and those of the random stream alone."""
-    figure, axes = _axes("answers learned from", "excess, nats per vote")
-    found = [(one, one.overall) for one in judged if one.overall]
-    points = [(one.answers, score.excess) for one, score in found]
-    control = [(one.random_answers, score.random_excess) for one, score in found if score.random_excess is not None]
-    if control:
-        axes.plot(*zip(*control, strict=True), color=plots.DRAW, marker="o", markersize=4, label="random votes alone")
-    if points:
-        axes.plot(
-            *zip(*points, strict=True), color=plots.GREEN, marker="o", markersize=4.5, linewidth=2, label="all votes"
-        )
-        level = found[-1][1].constant_excess
-        axes.axhline(level, color=plots.ORANGE, linewidth=1.2, linestyle=(0, (4, 2)), label="not looking at the image")
-        highest = max([level, *(value for _, value in points)])
-        axes.set_ylim(0, 1.1 * highest)
+def learning(learned: Sequence[Learned]) -> Figure:
+    """Draw what heads gain over not looking against answers: of all votes, and of the random stream alone."""
+    figure, axes = _axes("answers learned from", "gain over not looking, nats per vote")
+    points, control = _by_the_loop(learned), _by_chance(learned)
+    for found, colour, label in ((control, plots.DRAW, "random votes alone"), (points, plots.GREEN, "all votes")):
+        if found:
+            axes.plot(*zip(*found, strict=True), color=colour, marker="o", markersize=4.5, linewidth=2, label=label)
+    if points or control:
+        axes.axhline(0, color=plots.ORANGE, linewidth=1.2, linestyle=(0, (4, 2)), label="not looking at the image")
+        gains = [gain for _, gain in (*points, *control)]
+        axes.set_ylim(1.1 * min(0.0, *gains), 1.1 * max(0.01, *gains))
+        figure.legend(loc="outside upper center", ncols=3, fontsize=8, labelcolor=plots.INK, frameon=False)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    if points or control:
-        figure.legend(loc="outside upper center", ncols=3, fontsize=8, labelcolor=plots.INK, frameon=False)
     return figure
 
 
-def _learning_in_words(judged: Sequence[Record]) -> str:
-    return f"Excess nats per vote against answers, {len(judged)} rounds. {_learned(judged)}"
+def _by_the_loop(learned: Sequence[Learned]) -> list[tuple[int, float]]:
+    return [(one.answers, one.gain) for one in learned if one.gain is not None]
+
+
+def _by_chance(learned: Sequence[Learned]) -> list[tuple[int, float]]:
+    return [(one.random_answers, one.random_gain) for one in learned if one.random_gain is not None]
+
+
+def _learning_in_words(learned: Sequence[Learned]) -> str:
+    return f"Gain in nats per vote against answers, {len(learned)} rounds. {_learned(learned)}"
 
 
 def _savings(outcome: Outcome) -> dict[str, Any]:

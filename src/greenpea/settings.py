@@ -89,8 +89,11 @@ class Loop(_Section):
         0.01, gt=0, description="new heads take over unless they may lose more, in nats per vote of the audit set"
     )
     audit_votes: int = Field(500, ge=1, description="votes on the audit set before it can judge")
+    draws: int = Field(
+        100, ge=2, description="draws of the heads: what is foreseen of others needs more than a catalogue"
+    )
     fewest_draws: float = Field(10, ge=1, description="where votes leave fewer effective draws, more are drawn")
-    reserve: int = Field(90, ge=0, description="draws kept for that, beside learning.draws")
+    reserve: int = Field(100, ge=0, description="draws kept for that, beside loop.draws")
     compared: int = Field(
         200_000, ge=0, description="up to so many classifications, streams are compared and a control head is fitted"
     )

@@ -197,20 +197,24 @@ def _picture(path: Path, across: int) -> Text:
 
 def _rounds(moment: Moment, lines: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("round", "answers", "off the floor", "random votes alone", "retired", "took"):
+    for name in ("round", "answers", "gain", "of random votes alone", "retired", "took"):
         table.add_column(name, justify="right", no_wrap=True)
     for record in moment.rounds[-lines:]:
         score = record.overall
-        control = math.nan if score is None or score.random_excess is None else score.random_excess
         table.add_row(
             str(record.number),
             f"{record.answers:,}",
-            "–" if score is None else f"[bold green]{score.excess:.3f}[/bold green]",
-            "–" if math.isnan(control) else f"{control:.3f}",
+            f"[bold green]{_nats(score.gain if score else None)}[/bold green]",
+            _nats(score.random_gain if score else None),
             f"{sum(record.retired.values()):,}",
             f"{_took(record):.0f} s",
         )
     return table
+
+
+def _nats(gain: float | None) -> str:
+    """Return nats per vote over not looking at the image."""
+    return "–" if gain is None else f"{gain:.3f}"
 
 
 def _took(record: Record) -> float:
@@ -220,7 +224,7 @@ def _took(record: Record) -> float:
 
 def _said(record: Record, moment: Moment) -> str:
     score = record.overall
-    judged = f"{score.excess:.3f} nats per vote off the floor, " if score else ""
+    judged = f"gain {score.gain:.3f} nats per vote over not looking, " if score and score.gain is not None else ""
     return (
         f"Round {record.number}: {record.classifications:,} classifications, {judged}"
         f"{sum(record.retired.values()):,} galaxies retired by it, {moment.retired:,} done; {_took(record):.0f} s"

@@ -117,7 +117,7 @@ def rounds_(
         return
     table = Table(box=None, pad_edge=False)
     for heading, justify in (
-        ("round", "right"), ("begun", "left"), ("answers", "right"), ("outcome", "left"), ("excess", "right"),
+        ("round", "right"), ("begun", "left"), ("answers", "right"), ("outcome", "left"), ("gain", "right"),
         ("by chance", "right"), ("ranked", "right"), ("retired", "right"), ("model", "left"),
     ):  # fmt: skip
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
@@ -125,8 +125,9 @@ def rounds_(
         table.add_row(*_line(record))
     console.print(table)
     console.print(
-        "excess: nats per vote of the audit set above each subject's own fractions, the smaller the better; "
-        "by chance: of heads that learned from the random stream alone.",
+        "gain: nats per vote of the audit set over not looking at the image, each vote as if it were the first, the "
+        "larger the better; by chance: of heads that learned from the random stream alone. The excess is no measure "
+        "over rounds: it sinks by itself as the audit set gains votes.",
         style="dim",
         soft_wrap=True,
     )
@@ -140,12 +141,16 @@ def _line(record: Record) -> list[str]:
         record.begun_at.astimezone().strftime("%Y-%m-%d %H:%M"),
         f"{record.answers:,}",
         outcome if record.finished else f"unfinished: {list(record.stages)[-1]}",
-        f"{overall.excess:.3f}" if overall else "–",
-        f"{overall.random_excess:.3f}" if overall and overall.random_excess is not None else "–",
+        _nats(overall.gain if overall else None),
+        _nats(overall.random_gain if overall else None),
         f"{record.ranked:,}",
         f"{sum(record.retired.values()):,}",
         record.model[:8],
     ]
+
+
+def _nats(gain: float | None) -> str:
+    return "–" if gain is None else f"{gain:.3f}"
 
 
 def _roll_back(folder: Path, number: int, database: str | None) -> None:
@@ -173,10 +178,10 @@ def _tell(record: Record) -> None:
         f"{f' ({plain(gate.why)})' if gate else ''}.",
         soft_wrap=True,
     )
-    if overall:
+    if overall and overall.gain is not None:
+        by_chance = "" if overall.random_gain is None else f"; {overall.random_gain:.3f} from the random stream alone"
         console.print(
-            f"  excess {overall.excess:.3f} nats per vote on the audit set; {overall.constant_excess:.3f} without "
-            f"looking at images",
+            f"  gain {overall.gain:.3f} nats per vote of the audit set over not looking at the image{by_chance}",
             soft_wrap=True,
         )
     retired = sum(record.retired.values())

@@ -46,6 +46,7 @@ PRECISIONS = (
 )  # of the prior on standardised embeddings
 WIDTHS = (0.3, 1.0, 3.0, 10.0)  # precisions tried for the doubt's prior, as multiples of the fit's
 FIRST_PRECISION, FIRST_WIDTH = 100.0, 1.0
+CHANCE = 3.0  # nats by which heads must beat the constant predictor on votes kept aside, else they stay beside it
 SEARCHED = 2000  # subjects among which the prior's precision is chosen
 CURVED = 4000  # subjects a fold by which the doubt's shape is measured: it is an average, which more would not change
 JUDGED = 800  # subjects by whose votes the doubt and the recalibration are chosen
@@ -235,7 +236,8 @@ def _most_probable(
 ) -> tuple[float, list[_Part], list[Tensor]]:
     """Return the prior's precision, the folds, and their most probable heads.
 
-    The precision is looked for among some of the subjects: a prior is the same however many there are.
+    The precision is looked for among some of the subjects: a prior is the same however many there are. It is the
+    stiffest where looking does not pay beyond `CHANCE`.
     """
     begin = [learned.standard.enter(mean) for mean in warm.means] if warm else [None] * learned.folds
     few = learned.every(SEARCHED)
@@ -246,13 +248,22 @@ def _most_probable(
         near = fitted[min(fitted, key=lambda known: abs(np.log(known / precision)))] if fitted else begin
         fitted[precision] = _fit(parts, precision, near, each)
         report("heads", 0.1, f"prior precision {precision:g}")
-        return -sum(part.kept.value(head) for part, head in zip(parts, fitted[precision], strict=True))
+        return _kept_aside(parts, fitted[precision])
 
     precision = climb(PRECISIONS, warm.facts["precision"] if warm else FIRST_PRECISION, score)
+    never_looking = _kept_aside(parts, [part.anchor for part in parts])
+    if _kept_aside(parts, fitted[precision]) < never_looking + CHANCE:
+        precision = PRECISIONS[-1]
+        score(precision)
     if few is learned:
         return precision, parts, fitted[precision]
     parts = learned.parts(each)
     return precision, parts, _fit(parts, precision, begin if warm else fitted[precision], each)
+
+
+def _kept_aside(parts: list[_Part], means: list[Tensor]) -> float:
+    """Return ln p of the votes kept aside, each fold's under its own head, but for a constant; nats."""
+    return -sum(part.kept.value(head) for part, head in zip(parts, means, strict=True))
 
 
 def _fit(parts: list[_Part], precision: float, begin: Sequence[Tensor | None], each: Each) -> list[Tensor]:

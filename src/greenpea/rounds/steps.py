@@ -73,7 +73,8 @@ def run(
 ) -> Record | None:
     """Run one round, or finish the one that was begun; return it, or None where nothing is new since the last.
 
-    ``acquire`` scores what to ask first (default: as ``loop.acquisition`` says); ``after`` is told each step that is done. Raises GreenpeaError where another process runs a round here now.
+    ``acquire`` scores what to ask first (default: as ``loop.acquisition`` says); ``after`` is told each step that is
+    done. Raises GreenpeaError where another process runs a round here now.
     """
     with _alone(campaign.folder):
         found = records.every(campaign.folder)
@@ -260,10 +261,12 @@ class _Steps:
         same = [one for one in self.earlier if one.workflow.split(".")[0] == self.record.workflow.split(".")[0]]
         return records.newest_with_heads(same)
 
-    def posterior(self, heads: Heads, embeddings: Embeddings, subjects: np.ndarray) -> Posterior:
+    def posterior(
+        self, heads: Heads, embeddings: Embeddings, subjects: np.ndarray, draws: int | None = None
+    ) -> Posterior:
         """Return what heads say of some of the collected subjects (indices)."""
         ids = self.votes.subject_ids[subjects]
-        return heads.posterior(embeddings.take(embeddings.rows_of(ids)), ids)
+        return heads.posterior(embeddings.take(embeddings.rows_of(ids)), ids, draws)
 
     @cached_property
     def audit(self) -> np.ndarray:
@@ -293,7 +296,7 @@ class _Steps:
         return cross_fit(
             self.embeddings.take(self.embeddings.rows_of(votes.subject_ids)),
             votes,
-            chosen.learning,
+            chosen.learning.model_copy(update={"draws": chosen.loop.draws}),
             folds=folds or chosen.loop.folds,
             salt=chosen.split.salt,
             reserve=chosen.loop.reserve if reserve is None else reserve,
@@ -451,7 +454,9 @@ class _Steps:
         if chosen.acquisition == "information":
             return acquisition.information(chosen.scored_votes, chosen.questions or None)
         some = self._sample(embeddings, TARGETS)
-        targets = self.posterior(heads, embeddings, some)
+        if not len(some):  # nobody is left to be scored
+            return acquisition.random()
+        targets = self.posterior(heads, embeddings, some, heads.weights.shape[1])
         return acquisition.prediction(targets, votes=chosen.scored_votes, questions=chosen.questions or None)
 
     def _sample(self, embeddings: Embeddings, most: int) -> np.ndarray:

@@ -93,6 +93,7 @@ def _page(
         figures=figures(found),
         spared=next((one for one in reversed(found.records) if one.saved + one.spent), None),
         questions=questions(found, tree),
+        gained=gained,
         streams=streams(found, tree),
         folder=site.folder,
         now=site.clock(),
@@ -119,10 +120,11 @@ OUTCOMES = {
 STAGES = {
     "collected": "votes collected",
     "fitted": "heads fitted",
-    "gated": "heads judged",
+    "gated": "heads compared",
     "scored": "pool scored",
     "published": "ranks published",
     "retired": "subjects retired",
+    "judged": "heads judged",
     "finished": "finished",
 }
 
@@ -184,30 +186,29 @@ def thinned(values: Sequence[T]) -> list[T]:
 
 
 def _learning(scored: Sequence[tuple[Record, Score]]) -> Figure:
-    shown = thinned(scored)
+    shown = thinned([(one, score) for one, score in scored if score.gain is not None])
     loop, random = _by_the_loop(shown), _by_chance(shown)
     key = [
         ("part-0", "all the answers", True),
         ("part-2", "heads that learned from the random stream alone", bool(random.points)),
-        ("broken", "a predictor that sees no image", True),
+        ("broken", "not looking at the image", True),
         ("ring", "not promoted: the incumbent stayed", any(loop.hollow)),
     ]
-    levels = [Level(f"without an image: {score.constant_excess:.3f} nats", score.constant_excess)
-              for _, score in shown[-1:]]  # fmt: skip
     return Figure(
         "How well votes are predicted",
-        "Nats per vote above each subject's own fractions, on the audit set, against the answers learned from. "
-        "Lower is better.",
+        "Gain over not looking at the image, in nats per vote of the audit set, against the answers learned from. "
+        "Higher is better. Each vote is predicted as if it were the first: the excess, of all votes of a subject "
+        "together, sinks by itself as these gain votes, and does not compare between rounds.",
         charts.curves(
-            "learning", "Excess nats per vote against answers", _learned(shown), [loop, random], levels,
-            nothing="no round judged yet",
+            "learning", "Gain in nats per vote against answers", _learned(shown), [loop, random],
+            [Level("not looking at the image", 0.0)] if shown else [], nothing="no round judged yet",
         ),
         [(kind, said) for kind, said, there in key if there and shown],
-        ("Round", "Answers", "Nats per vote", "Random answers", "Nats per vote", "Without an image"),
+        ("Round", "Answers", "Gain", "Random answers", "Their gain"),
         [
             (
-                str(one.number), f"{one.answers:,}", f"{score.excess:.3f}", f"{one.random_answers:,}",
-                "–" if score.random_excess is None else f"{score.random_excess:.3f}", f"{score.constant_excess:.3f}",
+                str(one.number), f"{one.answers:,}", gained(score.gain), f"{one.random_answers:,}",
+                gained(score.random_gain),
             )
             for one, score in reversed(shown)
         ],
@@ -217,19 +218,19 @@ def _learning(scored: Sequence[tuple[Record, Score]]) -> Figure:
 def _by_the_loop(shown: Sequence[tuple[Record, Score]]) -> Curve:
     return Curve(
         "by the loop",
-        [(one.answers, score.excess) for one, score in shown],
-        [f"round {one.number}: {one.answers:,} answers, {score.excess:.3f} nats" for one, score in shown],
+        [(one.answers, score.gain) for one, score in shown if score.gain is not None],
+        [f"round {one.number}: {one.answers:,} answers, {gained(score.gain)} nats" for one, score in shown],
         hollow=[one.gate is not None and one.gate.outcome == "kept" for one, _ in shown],
     )
 
 
 def _by_chance(shown: Sequence[tuple[Record, Score]]) -> Curve:
-    found = sorted((one.random_answers, score.random_excess, one.number)
-                   for one, score in shown if score.random_excess is not None)  # fmt: skip
+    found = sorted((one.random_answers, score.random_gain, one.number)
+                   for one, score in shown if score.random_gain is not None)  # fmt: skip
     return Curve(
         "from the random stream alone",
-        [(answers, excess) for answers, excess, _ in found],
-        [f"round {number}: {answers:,} answers, {excess:.3f} nats" for answers, excess, number in found],
+        [(answers, gain) for answers, gain, _ in found],
+        [f"round {number}: {answers:,} answers, {gained(gain)} nats" for answers, gain, number in found],
         "part-2",
     )
 
@@ -238,13 +239,15 @@ def _learned(shown: Sequence[tuple[Record, Score]]) -> str:
     if not shown:
         return "No round has been judged on the audit set yet."
     last, score = shown[-1]
-    told = (
-        f"With {last.answers:,} answers {score.excess:.3f} nats per vote above the subjects' own fractions; "
-        f"without an image {score.constant_excess:.3f}."
-    )
-    if score.random_excess is None:
+    told = f"With {last.answers:,} answers {gained(score.gain)} nats per vote over not looking at the image."
+    if score.random_gain is None:
         return told
-    return f"{told} Heads from {last.random_answers:,} answers of the random stream alone: {score.random_excess:.3f}."
+    return f"{told} Heads from {last.random_answers:,} answers of the random stream alone: {gained(score.random_gain)}."
+
+
+def gained(value: float | None) -> str:
+    """Return a gain in nats to three places, or a dash where it is not known."""
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _savings(finished: Sequence[Record]) -> Figure:
@@ -438,7 +441,7 @@ def gallery(request: Request, person: Scientist) -> Response:
         ends=[("Most informative", most), ("Least informative", least)],
         total=total,
         chance=chance_in_words,
-        nats=nats,
+        gained=gained,
         limit=site.store.workflows.active().workflow.limit,
     )
 
