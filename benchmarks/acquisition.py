@@ -4,6 +4,8 @@
 
 ``subjects_per_second`` scores `acquisition.information(votes=5)`, per expected answer, over the whole GZ DECaLS tree
 (11 questions, 41 answers) with 30 draws: information and division included, the posterior already there.
+``prediction`` does the same for `acquisition.prediction`, aimed at 400 targets, by the number of draws; and, over two
+sets of draws from the same heads, how alike it orders the subjects (Spearman's ρ: what the draws' number costs).
 ``peak_mib`` is the most memory of a process that streams so many subjects through it and through `acquisition.top`,
 in blocks of 4,096; the same block of posterior comes again under new names, so that its making is not what is timed.
 ``speedup_over_enumeration`` is in how many times less time the estimate comes than the exact value, at the default
@@ -38,25 +40,28 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.special import entr, softmax
+from scipy.stats import spearmanr
 
 from common import finish
-from greenpea import acquisition, information
+from greenpea import acquisition, information, outputs
+from greenpea.outputs import Layout
 from greenpea.posterior import Posterior
 from greenpea.tree import DecisionTree
 
 DRAWS, VOTES, BLOCK, KEEP = 30, 5, 4096, 1000
 POOL, BATCH, SAMPLES = 1000, 10, 4096  # BatchBALD's
+TARGETS, LENGTH, MANY = 400, 64, (30, 60, 100, 200)  # prediction's; numbers in an embedding; numbers of draws
 OPEN: list[torch.library.Library] = []  # what is declared lasts as long as these are kept
 
 
-def made_up(subjects: int, seed: int) -> Posterior:
+def made_up(subjects: int, seed: int, draws: int = DRAWS) -> Posterior:
     """Return a posterior on the GZ DECaLS tree: concentrations of 20 in all, draws apart by 0.5 in the logarithm."""
     tree, rng = DecisionTree.load("gz-decals-5"), np.random.default_rng(seed)
     families, parameters = {}, {}
     for question in tree.questions:
         multiple = question.kind == "multiple"
         shape = (subjects, len(question.answers), *((2,) if multiple else ()))
-        logs = rng.normal(0, 1.5, (1, *shape)) + rng.normal(0, 0.5, (DRAWS, *shape))
+        logs = rng.normal(0, 1.5, (1, *shape)) + rng.normal(0, 0.5, (draws, *shape))
         shares = np.exp(logs) / np.exp(logs).sum(axis=-1, keepdims=True)
         families[question.slug] = "beta-binomial" if multiple else "dirichlet-multinomial"
         parameters[question.slug] = (20 * shares).astype(np.float32)
@@ -73,6 +78,32 @@ def seconds(*works: Callable[[], object], repeats: int = 5) -> list[float]:
             if turn:
                 times.append(time.perf_counter() - started)
     return [statistics.median(times) for times in taken]
+
+
+# ---- prediction ----------------------------------------------------------------------------------------
+
+
+def drawn(subjects: int, draws: int, seed: int) -> Posterior:
+    """Return what linear heads say of always the same subjects; ``seed`` is of the draws."""
+    layout, same = Layout(DecisionTree.load("gz-decals-5")), np.random.default_rng(0)
+    embeddings = same.standard_t(5, (subjects, LENGTH)).astype(np.float32)
+    mean = same.normal(0, 0.1, (LENGTH + 1, layout.outputs))
+    # In some directions of the embedding, and of some questions, much is known, of others little.
+    doubt = np.exp(same.normal(-3, 0.7, mean.shape))
+    weights = mean + doubt * np.random.default_rng([1, seed]).normal(size=(draws, *mean.shape))
+    ids = np.array([f"s{i}" for i in range(subjects)], dtype=object)
+    return outputs.posterior(layout, outputs.apply(weights.astype(np.float32), embeddings), ids)
+
+
+def predicted(draws: int, subjects: int = 2000) -> dict[str, float]:
+    """Time `acquisition.prediction`, and compare the order it gives with that of other draws."""
+    scores, taken = [], 0.0
+    for seed in (0, 1):
+        pool = drawn(subjects, draws, seed)
+        score = acquisition.prediction(pool.select(np.arange(TARGETS)))
+        scores.append(score(pool, np.random.default_rng(0)))
+        (taken,) = seconds(lambda pool=pool, score=score: score(pool, np.random.default_rng(0)), repeats=3)
+    return {"subjects_per_second": subjects / taken, "spearman": float(spearmanr(*scores).statistic)}
 
 
 # ---- memory --------------------------------------------------------------------------------------------
@@ -273,12 +304,15 @@ def main() -> None:
     (taken,) = seconds(lambda: score(posterior, np.random.default_rng(1)), repeats=3)
     worked = (time.process_time() - worked) / 4  # with the warm-up
     print(f"{arguments.subjects / taken:,.0f} subjects a second", flush=True)
+    prediction = {str(draws): predicted(draws) for draws in MANY}
+    print(f"prediction, by draws: {prediction}", flush=True)
     enumerated, baal, redux = enumeration(), against_baal(), against_redux()
     finish(
         {
             "benchmark": "acquisition",
             "subjects_per_second": arguments.subjects / taken,
             "subjects_per_processor_second": arguments.subjects / worked,
+            "prediction": prediction,
             "peak_mib": {size: found["peak_mib"] for size, found in pools.items()},
             "speedup_over_enumeration": min(found["speedup"] for found in enumerated.values()),
             "ratio_to_baal": baal["ratio"],

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from common import data_folder, say
 from greenpea import images, simulate
+from greenpea.calibration import Recalibration
 from greenpea.files import replacing
 from greenpea.learning import checkpoint
+from greenpea.learning.kept import SHIPPED
 from greenpea.learning.model import Model, learn
 from greenpea.learning.prediction import embed
 from greenpea.learning.settings import Learning
+from greenpea.outputs import Geometry, Layout
 from greenpea.subjects import SubjectSet
 from greenpea.tree import DecisionTree, slugify
 from greenpea.votes import Votes
@@ -28,9 +33,8 @@ from real_votes import tree as cifar_tree
 
 SIMULATED = 7500  # galaxies
 CROWD = 400  # simulated volunteers
-LOOK = 5  # simulated volunteers who look at a subject each time it is asked about
+LOOK = 20  # simulated volunteers who look at a subject that is asked about
 JUDGES = 40  # simulated volunteers whose votes judge a held-out subject
-FEATURES = ("Arm_Strength", "Bar_Length", "Inner_Ring", "Outer_Ring", "Pseudo_Ring", "Perturbation", "Visible_Dust")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +72,20 @@ def _learned(pictures: np.ndarray, votes: Votes, size: int, settings: Learning, 
 
 
 def sky_encoder(work: Path) -> Model:
-    """An encoder trained on simulated galaxies of another seed."""
-
-    def train() -> Model:
-        some = simulate.galaxies(10_000, seed=901)
-        votes = simulate.classify(some.truth, DecisionTree.load("gz-decals-5"), 20, simulate.volunteers(200, 901), 901)
-        return _learned(_channels_first(some.images), votes, 64, Learning(epochs=15, orientation="any"))
-
-    return _kept(work / "encoder-sky", train)
+    """The encoder in the package, which was trained on simulated galaxies of another seed."""
+    kept = checkpoint.load_encoder(SHIPPED)
+    tree = DecisionTree.load("gz-decals-5")
+    return Model(  # only to start from: it has no head
+        encoder=kept.encoder,
+        layout=Layout(tree),
+        preparation=kept.preparation,
+        settings=Learning(encoder=kept.name, width=kept.width, orientation="any"),
+        channels=kept.channels,
+        state=None,
+        geometry=Geometry(np.zeros(0), np.zeros((0, 0)), 1.0),
+        recalibration=Recalibration.identity(tree),
+        learned_from=kept.learned_from,
+    )
 
 
 def galaxy_encoder(work: Path) -> Model:
@@ -84,8 +94,9 @@ def galaxy_encoder(work: Path) -> Model:
     def train() -> Model:
         subjects = SubjectSet.open(data_folder("gz1", "classes.csv"))
         pictures = images.load(subjects, images.Preparation()).images
-        settings = Learning(epochs=15, orientation="any", mirror=False, learning_rate=1e-3)
-        votes = single_labels("class", CLASSES, subjects, [slugify(str(v).replace("_", " ")) for v in _column(subjects, "class")])
+        settings = Learning(epochs=10, orientation="any", mirror=False, learning_rate=1e-3)
+        labels = [slugify(label.replace("_", " ")) for label in _column(subjects, "class")]
+        votes = single_labels("class", CLASSES, subjects, labels)
         return _learned(pictures, votes, 64, settings, start=sky_encoder(work))
 
     return _kept(work / "encoder-galaxies", train)
@@ -118,23 +129,43 @@ def single_labels(slug: str, answers: tuple[str, ...], subjects: SubjectSet, lab
 
 
 def simulated(work: Path) -> LabelSet:
-    """Simulated galaxies, all ten questions of GZ DECaLS."""
-    tree = DecisionTree.load("gz-decals-5")
+    """Simulated galaxies and three questions of GZ DECaLS; the last, on the bulges of edge-on disks, is rare."""
+    tree = edge_on_tree()
 
     def pictures() -> np.ndarray:
         return _channels_first(simulate.galaxies(SIMULATED, seed=902).images)
 
-    encoder = partial_encoder(sky_encoder, work)
+    encoder = partial(sky_encoder, work)
     embeddings = _embedded(work / "embeddings-simulated.npy", encoder, pictures)
     truth = _truth(work / "truth-simulated.npz")
     return LabelSet("simulated", tree, embeddings, 1500, pictures, _drawn_crowd(tree, truth), encoder)
 
 
+def edge_on_tree() -> DecisionTree:
+    """What a campaign on edge-on disks asks: GZ DECaLS without the other questions."""
+    asked = ("smooth-or-featured", "disk-edge-on", "edge-on-bulge")
+    whole = DecisionTree.load("gz-decals-5")
+
+    def kept(slug: str | None) -> str | None:
+        return slug if slug in asked else None
+
+    questions = [
+        {
+            "slug": slug,
+            "next": kept(whole[slug].next),
+            "answers": [{"slug": answer.slug, "next": kept(answer.next)} for answer in whole[slug].answers],
+        }
+        for slug in asked
+    ]
+    return DecisionTree.model_validate({"name": "edge-on-disks", "questions": questions})
+
+
 def efigi(work: Path) -> LabelSet:
     """EFIGI's images; is it smooth or featured, and if featured, is there a bar?
 
-    A volunteer says "featured" with the probability of the strongest attribute that Galaxy Zoo would call a feature,
-    and "bar" with that of the bar's length; both kept between 0.05 and 0.95, since nobody is always right.
+    A volunteer says "featured" with a probability that rises with the Hubble stage T and is a half at S0/a, and "bar"
+    with one that rises with the bar's length and is full where the bar is as long as half of the longest. Both are
+    kept between 0.05 and 0.95, since nobody is always right.
     """
     whole = SubjectSet.open(data_folder("efigi", "attributes.csv"))
     subjects = whole.select(np.flatnonzero(np.array(whole.metadata["Bar_Length"].to_numpy()) >= 0))  # −1: unknown
@@ -142,16 +173,11 @@ def efigi(work: Path) -> LabelSet:
     def pictures() -> np.ndarray:
         return images.load(subjects, images.Preparation()).images
 
-    encoder = partial_encoder(galaxy_encoder, work)
+    encoder = partial(galaxy_encoder, work)
     embeddings = _embedded(work / "embeddings-efigi.npy", encoder, pictures)
-    featured = np.max([subjects.metadata[name].to_numpy() for name in FEATURES], axis=0)
-    truth = {
-        slug: np.stack([share, 1 - share], axis=1)
-        for slug, share in {
-            "featured": 0.05 + 0.9 * featured.clip(0),
-            "bar": 0.05 + 0.9 * subjects.metadata["Bar_Length"].to_numpy(),
-        }.items()
-    }
+    stage, bar = (subjects.metadata[name].to_numpy() for name in ("T", "Bar_Length"))
+    shares = {"featured": expit(stage + 0.5), "bar": np.minimum(2 * bar, 1.0)}
+    truth = {slug: 0.05 + 0.9 * np.stack([share, 1 - share], axis=1) for slug, share in shares.items()}
     tree = efigi_tree()
     return LabelSet("efigi", tree, embeddings, 900, pictures, _attributes_crowd(tree, truth), encoder)
 
@@ -178,7 +204,7 @@ def cifar10h(work: Path) -> LabelSet:
     def pictures() -> np.ndarray:
         return images.load(subjects, images.Preparation(size=32)).images
 
-    encoder = partial_encoder(object_encoder, work)
+    encoder = partial(object_encoder, work)
     embeddings = _embedded(work / "embeddings-cifar10h.npy", encoder, pictures)
     return LabelSet("cifar10h", tree, embeddings, 2000, pictures, lambda seed: (votes, votes), encoder)
 
@@ -186,14 +212,10 @@ def cifar10h(work: Path) -> LabelSet:
 SETS = {"simulated": simulated, "efigi": efigi, "cifar10h": cifar10h}
 
 
-def partial_encoder(train: Callable[[Path], Model], work: Path) -> Callable[[], Model]:
-    return lambda: train(work)
-
-
 def _embedded(path: Path, encoder: Callable[[], Model], pictures: Callable[[], np.ndarray]) -> torch.Tensor:
     if not path.exists():
         values = embed(encoder().encoder, pictures(), "32-true", "cpu").numpy()
-        with replacing(path) as temporary, open(temporary, "wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, values)
     return torch.from_numpy(np.load(path))
 
@@ -201,7 +223,7 @@ def _embedded(path: Path, encoder: Callable[[], Model], pictures: Callable[[], n
 def _truth(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         truth = simulate.galaxies(SIMULATED, seed=902).truth
-        with replacing(path) as temporary, open(temporary, "wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **truth)
     return dict(np.load(path))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greenpea import acquisition
-from greenpea.acquisition import bald, batch_bald, epig, gumbel_order, information, top
+from greenpea.acquisition import bald, batch_bald, epig, gumbel_order, information, prediction, top
 from greenpea.errors import GreenpeaError
-from greenpea.information import of_question, of_tree
+from greenpea.information import aims, of_predictions, of_question, of_tree
 from hands import galaxy_tree, posterior, random_posterior
 
 SCORES = np.array([0.05, 0.4, 0.1, 0.0, 0.25, 0.6, 0.2])
@@ -267,6 +268,57 @@ def test_asking_for_a_rare_question_finds_the_subjects_that_get_there() -> None:
     assert list(np.argsort(-bar)) == [2, 1, 0]
     smooth = information(votes=5, questions=["smooth"], per_answer=False)(some, np.random.default_rng(0))
     np.testing.assert_allclose(smooth, 0, atol=1e-4)  # there they all agree
+
+
+def test_prediction_asks_for_what_the_targets_need() -> None:
+    """Two kinds of subjects, whose answers hang on weights of their own: those like the targets are asked first."""
+    rng = np.random.default_rng(0)
+    mine, other = rng.normal(0, 0.5, (2, 60, 1))
+    logits = np.concatenate([np.repeat(mine, 10, axis=1), np.repeat(2 * other, 10, axis=1)], axis=1)
+    p = 1 / (1 + np.exp(-logits))
+    some = posterior(np.stack([p, 1 - p], axis=-1), "multinomial")
+    towards = prediction(some.select([0, 1]))(some, rng)
+    about_weights = information(votes=1)(some, rng)
+    assert towards[:10].min() > 5 * towards[10:].max()
+    assert about_weights[10:].min() > about_weights[:10].max()
+
+
+def test_prediction_is_what_answers_tell_per_answer_and_never_negative() -> None:
+    some = random_posterior(galaxy_tree(), draws=12, subjects=40, rng=np.random.default_rng(1))
+    rng = np.random.default_rng(2)
+    found = of_predictions(some, aims(some.select([0, 1]), ["bar", "rare"]), 3)
+    whole = prediction(some.select([0, 1]), votes=3, questions=["bar", "rare"], per_answer=False)(some, rng)
+    each = prediction(some.select([0, 1]), votes=3, questions=["bar", "rare"])(some, rng)
+    assert (found.value < 0).any()
+    assert (whole >= 0).all()
+    np.testing.assert_array_equal(whole, np.maximum(found.value, 0))
+    np.testing.assert_array_equal(each, whole / found.answers)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_subjects_of_fewer_draws_have_the_first_of_the_targets(weighted: bool) -> None:
+    some = random_posterior(galaxy_tree(), draws=12, subjects=8, rng=np.random.default_rng(1))
+    if weighted:
+        some = replace(some, weights=np.random.default_rng(0).dirichlet(np.ones(12), 8).T)
+    parameters = {slug: values[:5] for slug, values in some.parameters.items()}
+    weights = None if some.weights is None else some.weights[:5] / some.weights[:5].sum(axis=0)
+    few = replace(some, parameters=parameters, weights=weights)
+    rng = np.random.default_rng(2)
+    np.testing.assert_allclose(prediction(some)(few, rng), prediction(few)(few, rng), rtol=1e-4)
+    with pytest.raises(GreenpeaError, match=r"subjects of 12 draws .* the targets have 5"):
+        prediction(few)(some, rng)
+
+
+def test_prediction_refuses_what_it_cannot_aim_at() -> None:
+    some = random_posterior(galaxy_tree(), draws=2, subjects=2, rng=np.random.default_rng(3))
+    with pytest.raises(GreenpeaError, match="at least one vote and one target, not 0 and 2"):
+        prediction(some, votes=0)
+    with pytest.raises(GreenpeaError, match="at least one vote and one target, not 1 and 0"):
+        prediction(some.select(np.array([], int)))
+    with pytest.raises(GreenpeaError, match="has no question 'bars'; did you mean 'bar'"):
+        prediction(some, questions=["bars"])
+    with pytest.raises(GreenpeaError, match="name at least one"):
+        prediction(some, questions=[])
 
 
 def test_a_question_that_is_not_there_and_no_vote_are_refused() -> None:

@@ -124,7 +124,7 @@ def test_evaluation_writes_a_report_and_figures(simulated: Path, tmp_path: Path)
     said = greenpea("evaluate", simulated, "--out", tmp_path / "r.html", "--json", tmp_path / "r.json")
     assert "test subjects" in said
     figures = json.loads((tmp_path / "r.json").read_text())
-    test = int((Campaign.open(simulated).roles == "test").sum())
+    test = int(np.isin(Campaign.open(simulated).roles, ("test", "audit")).sum())
     assert figures["overall"]["subjects"] == test > 20
     assert set(figures["overall"]["coverage"]) == {"50", "80", "90", "95"}
     assert figures["simulated"] is True

@@ -272,12 +272,15 @@ def test_heads_come_back_as_they_were(fitted: tuple[np.ndarray, Votes, Heads], t
 @pytest.mark.parametrize("telling", [True, False])
 def test_few_votes_are_never_worse_than_not_looking(votes_each: int, telling: bool) -> None:
     """Judged by subjects with forty votes, which ask more of the concentrations than one or three can tell."""
-    rng = np.random.default_rng(5)
-    embeddings, others = subjects(60, 1), subjects(400, 2)
-    few, many = cast(embeddings, votes_each, 1), cast(others, 40, 2)
-    seen = embeddings if telling else rng.normal(size=(60, 40)).astype(np.float32)
-    new = others if telling else rng.normal(size=(400, 40)).astype(np.float32)
-    posterior = cross_fit(seen, few, SETTINGS, reserve=0).posterior(new, many.subject_ids)
-    judged = evaluate(posterior, many, constant(few, many.subject_ids), np.random.default_rng(0)).overall
-    assert judged.gain.value > -0.005
-    assert (judged.gain.value > 0.01) == telling
+    gains = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        embeddings, others = subjects(150, 10 + seed), subjects(400, 20 + seed)
+        few, many = cast(embeddings, votes_each, 10 + seed), cast(others, 40, 20 + seed)
+        seen = embeddings if telling else rng.normal(size=(150, 40)).astype(np.float32)
+        new = others if telling else rng.normal(size=(400, 40)).astype(np.float32)
+        posterior = cross_fit(seen, few, SETTINGS, reserve=0).posterior(new, many.subject_ids)
+        judged = evaluate(posterior, many, constant(few, many.subject_ids), rng, simulations=10)
+        gains.append(judged.overall.gain.value)
+    assert np.mean(gains) > (0.005 if telling else -0.003)
+    assert min(gains) > (0 if telling else -0.01)

@@ -177,7 +177,7 @@ def outcome(
 def test_the_headline_has_the_numbers() -> None:
     words = loop_report.headline(outcome())
     assert words["verdict"] == "better"
-    assert words["saved"].startswith("All 100 galaxies are done, with 25% of the votes")
+    assert words["saved"].startswith("All 100 galaxies are done, with 25 % of the votes")
     assert "95.0 %" in words["accuracy"]
     assert "by 0.060 nats per vote once it has learned from 4,000 answers" in words["learning"]
     assert "by 0.040 from the first 2,000" in words["learning"]
@@ -209,7 +209,7 @@ def test_chance_is_compared_only_where_both_have_learned_from_as_many_answers(le
 
 
 def test_galaxies_not_done_are_not_called_done() -> None:
-    assert loop_report.headline(outcome(retired=55))["saved"].startswith("55% of the 100 galaxies")
+    assert loop_report.headline(outcome(retired=55))["saved"].startswith("55 % of the 100 galaxies")
 
 
 class Tags(HTMLParser):
@@ -256,7 +256,7 @@ def test_the_screen_shows_galaxies_and_rounds(tmp_path: Path) -> None:
     console.print(shown._Screen(tmp_path / "sky").draw(moment))
     text = console.export_text()
     console.file.close()
-    assert "1,234 of 24,000" in text
+    assert "1,234 of 19,200" in text
     assert "17 volunteers" in text
     picture = shown._picture(tmp_path / "sky" / "images" / "sim-000001.png", 8)
     assert picture.plain == ("▀" * 8 + "\n") * 4

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import entr
+from scipy.stats import spearmanr
 
 from greenpea import information
+from greenpea.acquisition import epig
 from greenpea.errors import GreenpeaError
 from greenpea.information import (
+    aims,
     count_vectors,
     mutual_information,
     of_answers,
+    of_predictions,
     of_question,
     of_tree,
     saturated,
@@ -271,3 +276,135 @@ def test_extreme_concentrations_stay_near_the_exact_value(scale: float) -> None:
     some = posterior(alpha)
     estimate = of_tree(some, 40, np.random.default_rng(2), simulations=3000)
     assert (np.abs(estimate.value - of_question(some, "q", 40)) < 5 * estimate.error + 1e-4).all()
+
+
+# ---- what answers tell about others ------------------------------------------------------------------------
+
+
+def _repeated(some: Posterior, times: int) -> Posterior:
+    """The same mixture of many draws, of which chance shows next to nothing."""
+    weights = None if some.weights is None else np.concatenate([some.weights / times] * times)
+    parameters = {slug: np.concatenate([values] * times) for slug, values in some.parameters.items()}
+    return replace(some, parameters=parameters, weights=weights)
+
+
+def _variables(some: Posterior, slug: str) -> list[np.ndarray]:
+    """Every random variable of a question: the answer, or of a 'multiple' one whether each answer is given."""
+    fractions = some.fractions(slug)
+    if some.tree[slug].kind == "single":
+        return [fractions]
+    return [np.stack([given, 1 - given], axis=-1) for given in np.moveaxis(fractions, -1, 0)]
+
+
+def _exact_predictions(some: Posterior, targets: Posterior) -> np.ndarray:
+    """EPIG by listing both answers, question by question, as often as volunteers get there at either end."""
+    weights = np.full((some.draws, len(some)), 1 / some.draws) if some.weights is None else some.weights
+    out = np.zeros(len(some))
+    for slug in some.tree.slugs:
+        here, there = some.average(some.reach()[slug]), targets.average(targets.reach()[slug])
+        for mine, theirs in zip(_variables(some, slug), _variables(targets, slug), strict=True):
+            joint = np.einsum("ts,tsa,tjb->sjab", weights, mine, theirs)
+            apart = joint.sum(axis=3, keepdims=True) * joint.sum(axis=2, keepdims=True)
+            out += here * ((joint * np.log(joint / apart)).sum(axis=(2, 3)) * there).mean(axis=1)
+    return out
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_predictions_are_epig_to_second_order(weighted: bool) -> None:
+    rng = np.random.default_rng(2)
+    ratios = []
+    for spread in (0.4, 0.1, 0.025):
+        some = random_posterior(galaxy_tree(), draws=5, subjects=8, rng=rng, spread=spread)
+        targets = random_posterior(galaxy_tree(), draws=5, subjects=6, rng=rng, spread=spread)
+        if weighted:
+            some = _weighted(some, 1, sharpness=2.0)
+        many = aims(_repeated(targets, 80), kept=1.0)
+        ratios.append(of_predictions(_repeated(some, 80), many).value / _exact_predictions(some, targets))
+    errors = [np.abs(ratio - 1).max() for ratio in ratios]
+    assert errors[0] < 0.5
+    assert errors[1] < 0.15
+    assert errors[2] < 0.05  # chance, of 400 draws, is still a hundredth
+
+
+def test_predictions_rank_subjects_as_epig_does() -> None:
+    p = np.random.default_rng(0).dirichlet(np.full(3, 3.0), (6, 40))
+    some, targets = posterior(p[:, :30], "multinomial"), posterior(p[:, 30:], "multinomial")
+    found = of_predictions(_repeated(some, 50), aims(_repeated(targets, 50))).value
+    assert spearmanr(found, epig(p[:, :30], p[:, 30:])).statistic > 0.95
+
+
+def test_chance_is_taken_out() -> None:
+    """Over all ways to pair the draws of subjects and targets, nothing is left."""
+    some = random_posterior(galaxy_tree(), draws=4, subjects=5, rng=np.random.default_rng(0), spread=1.0)
+    targets = random_posterior(galaxy_tree(), draws=4, subjects=3, rng=np.random.default_rng(1), spread=1.0)
+    found = []
+    for order in permutations(range(4)):
+        # Who gets to a question is a mean over draws, and the same in any order.
+        paired = targets.map(lambda slug, values, order=order: values[list(order)])
+        found.append(of_predictions(some, aims(paired, kept=1.0)).value)
+    np.testing.assert_allclose(np.mean(found, axis=0), 0, atol=1e-6 * np.abs(found).max() + 1e-7)
+    assert (np.abs(found[0]) > 1e-4).any()
+
+
+@pytest.mark.parametrize("votes", [2, 5, 20])
+@pytest.mark.parametrize(("concentration", "least"), [(3.0, 0.6), (20.0, 0.85), (1e6, 0.96)])
+def test_many_votes_tell_what_their_mean_does(votes: int, concentration: float, least: float) -> None:
+    """Against enumeration: all there is where opinions do not scatter, and no more than there is where they do."""
+    rng = np.random.default_rng(3)
+    logs = rng.normal(0, 0.7, (1, 6, 3)) + rng.normal(0, 0.02, (4, 1, 3))
+    fractions = np.exp(logs) / np.exp(logs).sum(axis=-1, keepdims=True)
+    some, target = posterior(concentration * fractions), fractions[:, :1]
+    vectors = count_vectors(votes, 3)[:, None]
+    pmf = np.exp(some.log_likelihood("q", vectors, np.full(vectors.shape[:2], votes)))  # draw, state, subject
+    joint = np.einsum("tks,ta->ska", pmf, target[:, 0]) / 4
+    exact = (joint * np.log(joint / (joint.sum(2, keepdims=True) * joint.sum(1, keepdims=True)))).sum(axis=(1, 2))
+    many = _repeated(some, 200)
+    found = of_predictions(many, aims(many.select([0]), kept=1.0), votes).value
+    assert (found < 1.02 * exact).all()
+    assert (found > least * exact).all()
+
+
+def test_more_votes_tell_more_but_not_in_proportion() -> None:
+    some = random_posterior(galaxy_tree(), draws=50, subjects=10, rng=np.random.default_rng(3), spread=0.3)
+    sought = aims(some)
+    one, ten, many = (of_predictions(some, sought, votes).value for votes in (1, 10, 1000))
+    told = one > 0
+    assert told.any()
+    assert ((one < ten) & (ten < many) & (ten < 10 * one))[told].all()
+
+
+def test_predictions_count_the_answers_of_the_whole_walk() -> None:
+    some = _weighted(random_posterior(galaxy_tree(), draws=6, subjects=9, rng=np.random.default_rng(3)), 1)
+    found = of_predictions(some, aims(some, ["bar"]), votes=3)
+    np.testing.assert_allclose(found.answers, sum(some.expected_votes(3).values()), rtol=1e-5)
+    by_question = [of_predictions(some, aims(some, [slug])).value for slug in some.tree.slugs]
+    np.testing.assert_allclose(sum(by_question), of_predictions(some, aims(some)).value, rtol=1e-4, atol=1e-8)
+
+
+def test_where_draws_agree_or_nobody_comes_or_one_draw_is_left_predictions_gain_nothing() -> None:
+    some = random_posterior(galaxy_tree(), draws=5, subjects=4, rng=np.random.default_rng(3), spread=1.0)
+    agreeing = some.map(lambda slug, values: values[:1].repeat(5, axis=0))
+    certain = replace(some, weights=np.eye(5)[:, :4])
+    nobody = some.map(lambda slug, values: np.array([1e9, 1e-9, 1e-9]) + 0 * values if slug == "smooth" else values)
+    np.testing.assert_allclose(of_predictions(agreeing, aims(some)).value, 0, atol=1e-9)
+    np.testing.assert_allclose(of_predictions(some, aims(agreeing)).value, 0, atol=1e-9)
+    np.testing.assert_allclose(of_predictions(certain, aims(some)).value, 0, atol=1e-9)
+    np.testing.assert_allclose(of_predictions(nobody, aims(some, ["bar"])).value, 0, atol=1e-9)
+    np.testing.assert_allclose(of_predictions(some, aims(nobody, ["bar"])).value, 0, atol=1e-9)
+
+
+def test_predictions_are_alike_in_any_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = _weighted(random_posterior(galaxy_tree(), draws=20, subjects=60, rng=np.random.default_rng(3)), 1)
+    whole = of_predictions(some, aims(some, kept=1.0), 3).value
+    monkeypatch.setattr(information, "WIDE", 1)
+    again = of_predictions(some, aims(some, kept=1.0), 3).value
+    np.testing.assert_allclose(again, whole, rtol=1e-3, atol=1e-7)
+
+
+def test_targets_of_other_draws_or_questions_are_refused() -> None:
+    some = random_posterior(galaxy_tree(), draws=5, subjects=4, rng=np.random.default_rng(3))
+    fewer = some.map(lambda slug, values: values[:4])
+    with pytest.raises(GreenpeaError, match="has 5 draws, the targets 4: give both the same"):
+        of_predictions(some, aims(fewer))
+    with pytest.raises(GreenpeaError, match="on the tree 'small', the posterior is on 'one'"):
+        of_predictions(posterior(np.ones((5, 2, 3))), aims(some))

@@ -370,7 +370,7 @@ def test_a_round_leaves_a_report_of_the_audit_set(tmp_path: Path) -> None:
     store = opened(campaign)
     vote(store, opinions, 60)
     record = run(campaign, store)
-    page = (record.folder / steps.REPORT).read_text(encoding="utf-8")
+    page = (record.folder / records.REPORT).read_text(encoding="utf-8")
     assert "sky, round 1" in page
     assert record.model in page
     assert "the audit set: subjects that no round learns from" in page

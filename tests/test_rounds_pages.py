@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 
 from greenpea.classifications import tally, votes_of
 from greenpea.combining import combine
-from greenpea.records import FACTS, ROUNDS, SCORES, STAGES
+from greenpea.records import FACTS, REPORT, ROUNDS, SCORES, STAGES
 from greenpea.site import charts, identity
 from greenpea.site.charts import Curve, Level
 from greenpea.site.languages import translator
@@ -385,6 +385,34 @@ def test_a_pmf_is_drawn_to_scale_with_the_votes_marked() -> None:
     assert float(votes.get("x1", "")) == pytest.approx(ways["mixture"][2][0], abs=0.06)
     unknown = ElementTree.fromstring(charts.pmf("p", "t", "told", [draw], mixture, combined, None))
     assert not [one for one in unknown.findall("line") if one.get("class") == "votes"]
+
+
+# ---- a round's report ---------------------------------------------------------------------------------
+
+
+def test_a_rounds_report_is_linked_and_shown_to_scientists_alone(hands: Hands) -> None:
+    record = made_up(hands.folder, 3)
+    made_up(hands.folder, 4)
+    (record.folder / REPORT).write_text("<!DOCTYPE html><title>how far to believe it</title>")
+    assert re.findall(r'href="(/team/rounds/\d+/report)"', hands.page()) == ["/team/rounds/3/report"]
+    reply = hands.browser().get("/team/rounds/3/report")
+    assert reply.status_code == 200
+    assert "how far to believe it" in reply.text
+    assert reply.headers["content-type"].startswith("text/html")
+    policy = reply.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "sandbox" in policy
+    assert "script" not in policy
+    for role in (Role.VOLUNTEER, Role.MODERATOR):
+        assert hands.browser(role).get("/team/rounds/3/report").status_code == 403
+    assert hands.browser(None).get("/team/rounds/3/report").status_code == 303
+
+
+@pytest.mark.parametrize("number", ["4", "9", "0003", "x", "..%2f3"])
+def test_there_is_no_report_where_none_was_left(hands: Hands, number: str) -> None:
+    (made_up(hands.folder, 3).folder / REPORT).write_text("a report")
+    made_up(hands.folder, 4)
+    assert hands.browser().get(f"/team/rounds/{number}/report").status_code == 404
 
 
 # ---- going back ---------------------------------------------------------------------------------------

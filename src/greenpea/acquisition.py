@@ -57,9 +57,9 @@ def prediction(
 
     Expected predictive information gain over the tree (`information.of_predictions`), in nats per target.
     ``targets`` are some subjects like those one wants to know about: 400 of the pool, drawn at random, with the
-    draws that the subjects scored have; where those have fewer, they are taken for the targets' first ones. All are
-    best given by heads whose draws are many: with 100 the order is nearly that of thousands. ``questions`` names
-    those that one wants to know the answers to. ``per_answer`` divides by the answers those volunteers are
+    draws that the subjects scored have; where those have fewer, they are taken for the targets' first ones. Draws
+    want to be many: 100 to 200 give nearly the order that thousands do, 30 do not. ``questions`` names those that
+    one wants to know the answers to. ``per_answer`` divides by the answers those volunteers are
     expected to give, to all questions they pass. Nothing is drawn at random.
 
     Raises GreenpeaError when asked for fewer than one vote, for no target or for a question the tree lacks; and the
@@ -76,7 +76,8 @@ def prediction(
 
     def score(posterior: Posterior, rng: np.random.Generator) -> Float[np.ndarray, " subject"]:
         found = of_predictions(posterior, sought(posterior.draws), votes)
-        return found.value / found.answers if per_answer else found.value
+        value = np.maximum(found.value, 0.0)  # less than what chance shows is nothing
+        return value / found.answers if per_answer else value
 
     return score
 

@@ -472,7 +472,7 @@ class Campaign:
             if found is None:
                 raise GreenpeaError(f"{subjects} holds no votes on this tree: give their table with --votes")
             return found, f"the votes in {Path(subjects).name}"
-        return self.votes, "the test and audit subjects, kept from training by a hash of their id"
+        return self.votes, "the test subjects and the audit set, kept from training by a hash of their id"
 
     def cross_validate(self, folds: int = 5, start: str | Path | None = None, report: Report = silent) -> Judged:
         """Train ``folds`` times, each leaving out another part, and judge every subject by the model that did."""

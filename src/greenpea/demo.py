@@ -56,6 +56,7 @@ CHOSEN = (
     "learning.draws=30",
     "loop.kept=100",  # all heads stay, to be compared at the end
     "loop.report=false",
+    "loop.folds=3",  # a round in three fifths of the time
 )
 WATCHED = 0.5  # seconds between two looks at the store
 STARTING = 60.0  # seconds the site may take to answer
@@ -67,10 +68,10 @@ Report = Callable[[str, float, str], None]  # stage, share done, words
 class Scale:
     """How much there is to do: by default what two cores do in some four minutes."""
 
-    subjects: int = 1500
+    subjects: int = 1200
     limit: int = 40  # classifications after which a subject retires in any case
-    classifications: int = 24_000  # after which the demonstration ends, retired or not
-    rounds: int = 12  # at most; as many as come in time
+    classifications: int = 19_200  # after which the demonstration ends, retired or not
+    rounds: int = 8  # at most; as many as come in time
     per_second: float = 130.0  # classifications of all volunteers together, so that rounds keep up
     pixels: int = 64
     seed: int = 0
@@ -213,8 +214,8 @@ def free_port(wanted: int) -> int:
 
 
 @contextlib.contextmanager
-def volunteers(address: str, scale: Scale, subjects: int) -> Iterator[None]:
-    """Let volunteers classify at the site meanwhile."""
+def volunteers(address: str, scale: Scale, subjects: int) -> Iterator[Callable[[], None]]:
+    """Let volunteers classify at the site meanwhile, or until the function is called that this gives."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     process = context.Process(
@@ -222,7 +223,7 @@ def volunteers(address: str, scale: Scale, subjects: int) -> Iterator[None]:
     )
     process.start()
     try:
-        yield
+        yield stop.set
     finally:
         stop.set()
         process.join(20)
@@ -241,6 +242,7 @@ class _Watch:
         self.doing, self.rounds = "", list[Record]()
         self.begun = time.monotonic()
         self.over = threading.Event()
+        self.enough: Callable[[], None] = lambda: None  # called when there is: a round may be under way for long
         self.overview = store.statistics.overview(datetime.now(UTC))
         self.first = self.overview.counted  # there before, where a demonstration is gone on with
         self.thread = threading.Thread(target=self._watch)
@@ -259,6 +261,8 @@ class _Watch:
 
     def look(self) -> Overview:
         self.overview = self.store.statistics.overview(datetime.now(UTC))
+        if _enough(self.overview, self.scale):
+            self.enough()
         self.told(self.moment())
         return self.overview
 
@@ -287,7 +291,7 @@ def play(campaign: Campaign, store: Store, site: Site, scale: Scale, told: Calla
     subjects = len(campaign.subjects)
     with _Watch(store, scale, site.address, told) as watch:
         watch.rounds += [one for one in records.every(campaign.folder) if one.finished]
-        with volunteers(site.address, scale, subjects):
+        with volunteers(site.address, scale, subjects) as watch.enough:
             while not _enough(watch.overview, scale):
                 due = scale.classifications * (len(watch.rounds) + 1) / (scale.rounds + 1)
                 if watch.overview.counted < min(due, scale.classifications):

@@ -25,7 +25,7 @@ NUMBERS = 1 << 21  # numbers that one array may hold while a tree is walked, wha
 TILE = 1 << 17  # and while walks are judged, where what fits the processor's cache is fastest
 NO_WEIGHT = 1e-30  # draws with a smaller share of the mixture are left out of it
 WIDE = 1 << 19  # numbers per array while answers are related to others': larger products are faster
-KEPT = 0.99  # of what the draws say about the aims, by variance: the rest is many directions with next to nothing
+KEPT = 0.95  # of what the draws say about the aims, by variance: the rest is many directions with next to nothing
 TINY = np.finfo(np.float32).tiny
 
 
@@ -162,6 +162,7 @@ def simulate_tree(
 class Aims(NamedTuple):
     """What one would like to know: how the answers of some subjects, the targets, hang on the draws."""
 
+    tree: DecisionTree
     questions: tuple[str, ...]
     factors: tuple[Float[np.ndarray, "draw direction"], ...]  # F of every urn (see "walks"), with K = F Fᵀ
 
@@ -169,18 +170,17 @@ class Aims(NamedTuple):
 class Prediction(NamedTuple):
     """What the next votes on each subject tell about the targets, and what they take."""
 
-    value: Float[np.ndarray, " subject"]  # nats per target
+    value: Float[np.ndarray, " subject"]  # nats per target; unbiased, and so below 0 at times
     answers: Float[np.ndarray, " subject"]  # answers that these votes are expected to give, to all questions
 
 
-def aims(targets: Posterior, questions: Sequence[str] | None = None) -> Aims:
+def aims(targets: Posterior, questions: Sequence[str] | None = None, kept: float = KEPT) -> Aims:
     """Return what `of_predictions` is to be about: the answers of ``targets`` to ``questions``, by default all.
 
     K[t, t'] = mean over targets of r Σ_a (p_ta − p̄_a)(p_t'a − p̄_a) / p̄_a, with r the share of volunteers who
-    get to the question; as a factor F of few directions, which keep `KEPT` of its trace.
+    get to the question; as a factor F of few directions, which keep a share ``kept`` of its trace.
     """
-    names = _named(targets.tree, questions)
-    walk = _plan(targets)
+    names, walk = _named(targets.tree, questions), _plan(targets)
     kernels = np.zeros((walk.urns, targets.draws, targets.draws), np.float32)
     for rows in _blocks(len(targets), targets.draws * (walk.cells + walk.urns), WIDE):
         for seen in _seen(walk, targets, rows):
@@ -189,7 +189,7 @@ def aims(targets: Posterior, questions: Sequence[str] | None = None) -> Aims:
             apart *= np.sqrt(seen.reach / np.maximum(seen.mean, TINY))[..., None]
             flat = apart.reshape(-1, targets.draws)
             kernels[seen.urn] += flat.T @ flat
-    return Aims(names, tuple(_factor(kernel / max(len(targets), 1)) for kernel in kernels))
+    return Aims(targets.tree, names, tuple(_factor(kernel / max(len(targets), 1), kept) for kernel in kernels))
 
 
 def of_predictions(posterior: Posterior, aims: Aims, votes: int = 1) -> Prediction:
@@ -197,37 +197,45 @@ def of_predictions(posterior: Posterior, aims: Aims, votes: int = 1) -> Predicti
 
     Expected predictive information gain (EPIG, Bickford Smith+2023, eq. 5), from the subject's answer y to a
     question to the next answer y* to the same question of a target, averaged over targets and summed over
-    questions, each as often as volunteers get to it. With p and p̄ a draw's and the mixture's fractions,
+    questions, each as often as volunteers get to it (r). With p and p̄ a draw's and the mixture's fractions,
 
-        I(y; y*) = KL(p(y, y*) ‖ p(y) p(y*)) ≈ ½ Σ_ab (Σ_t π_t p_ta p*_tb − p̄_a p̄*_b)² / (p̄_a p̄*_b)
+        I(y; y*) = KL(p(y, y*) ‖ p(y) p(y*)) ≈ ½ Σ_ab (Σ_t π_t (p_ta − p̄_a)(p*_tb − p̄*_b))² / (p̄_a p̄*_b)
 
-    to second order in what the draws disagree about, never negative. Over targets, with K of `aims` and
-    x_a = π ∘ (p_a − p̄_a) / √p̄_a, that is ½ r Σ_a x_aᵀ K x_a = ½ r Σ_a |Fᵀ x_a|²: all sums are exact.
+    to second order in what the draws disagree about. An answer a moves the draws' weights by π ∘ (p_a / p̄_a − 1);
+    with x_a = √p̄_a times that, and K = F Fᵀ of `aims`, the mean over targets is ½ r Σ_a |Fᵀ x_a|², summed exactly.
 
-    From that is taken what T draws show by chance of subjects that have nothing in common, |x_a|² tr K / (T − 1),
-    the mean over all ways to pair the draws; a sum below 0 counts as 0. Fewer draws will then do. What an answer
-    tells about *other* questions is left out: draws of the heads are independent between questions, and chance
-    would be most of what is found.
+    Taken from that is what T draws show by chance of subjects that have nothing in common, |x_a|² tr K / (T − 1):
+    the mean over all ways to pair the draws of the two. What an answer tells about *other* questions is left out:
+    draws of Laplace's heads are independent between questions, and chance would be most of what is found. (In an
+    ensemble of networks they are not, and the value is too small.)
 
-    ``votes`` volunteers tell r·votes / (1 + (votes − 1) r ρ) as much as one who is asked: ρ is the correlation of
-    two volunteers' answers (the design effect, Kish 1965); exact to second order for one volunteer, and for more
-    where opinions scatter like a Dirichlet. Costs T × C × directions multiply-adds per subject, C the cells.
-    Raises GreenpeaError where ``posterior`` and the targets have not the same number of draws.
+    ``votes`` volunteers count as votes·r / (1 + (votes − 1) r ρ) independent ones, ρ the correlation of two
+    volunteers' answers (the design effect, Kish 1965). That is what the mean of their answers tells; where opinions
+    scatter widely, the counts tell somewhat more. Costs per subject, with C cells: T × C × directions multiply-adds.
+    Raises GreenpeaError where the targets have other questions or draws.
     """
-    draws = posterior.draws
-    if aims.factors[0].shape[0] != draws:
-        raise GreenpeaError(
-            f"the posterior has {draws} draws, the targets {aims.factors[0].shape[0]}: give both the same draws"
-        )
+    _check(posterior, aims)
     walk = _plan(posterior)
     value, answers = np.zeros(len(posterior)), np.zeros(len(posterior))
-    for rows in _blocks(len(posterior), draws * (walk.cells + walk.urns), WIDE):
+    for rows in _blocks(len(posterior), posterior.draws * (walk.cells + walk.urns), WIDE):
         for seen in _seen(walk, posterior, rows):
             if seen.first:
                 answers[rows] += votes * seen.reach
             if seen.question in aims.questions:
                 value[rows] += seen.volunteers(votes) * _told(seen, aims.factors[seen.urn])
-    return Prediction(np.maximum(value, 0.0), answers)
+    return Prediction(value, answers)
+
+
+def _check(posterior: Posterior, aims: Aims) -> None:
+    if posterior.tree.structure != aims.tree.structure:
+        raise GreenpeaError(
+            f"the targets are on the tree {aims.tree.name!r}, the posterior is on {posterior.tree.name!r}: "
+            f"take both from one model"
+        )
+    if len(aims.factors[0]) != posterior.draws:
+        raise GreenpeaError(
+            f"the posterior has {posterior.draws} draws, the targets {len(aims.factors[0])}: give both the same draws"
+        )
 
 
 class _Seen(NamedTuple):
@@ -238,7 +246,7 @@ class _Seen(NamedTuple):
     first: bool  # of its question's urns
     fractions: Float[np.ndarray, "cell subject draw"]
     mean: Float[np.ndarray, "cell subject"]
-    weights: Float[np.ndarray, "#subject draw"]
+    weights: Float[np.ndarray, "subject draw"]
     reach: Float[np.ndarray, " subject"]
     within: Float[np.ndarray, " subject"]  # correlation of two volunteers' answers under one draw, on average
 
@@ -246,31 +254,28 @@ class _Seen(NamedTuple):
         """Return how many volunteers who are asked independently would tell as much as ``votes`` do."""
         if votes == 1:
             return self.reach
-        between = np.einsum("csd,sd->cs", np.square(self.fractions - self.mean[..., None]), self._each_weights())
-        # ρ = Σ_a Var f_a / p̄_a ÷ (A − 1): 0 where all are of one mind, 1 where the first answer settles the rest.
-        apart = (between / np.maximum(self.mean, TINY)).sum(axis=0) / (len(self.mean) - 1)
-        return votes * self.reach / (1 + (votes - 1) * self.reach * (self.within + (1 - self.within) * apart))
-
-    def _each_weights(self) -> Float[np.ndarray, "subject draw"]:
-        return np.broadcast_to(self.weights, self.fractions.shape[1:])
+        # ρ = Σ_a Var f_a / p̄_a ÷ (A − 1) between draws, and of what is left to each draw its own.
+        variance = (np.square(self.fractions - self.mean[..., None]) * self.weights).sum(axis=-1)
+        between = (variance / np.maximum(self.mean, TINY)).sum(axis=0) / max(len(self.mean) - 1, 1)
+        return votes * self.reach / (1 + (votes - 1) * self.reach * (between + (1 - between) * self.within))
 
 
 def _seen(walk: _Walk, posterior: Posterior, rows: slice) -> Iterator[_Seen]:
     """Yield every urn on the walk, for some subjects."""
     contents = _contents(walk, posterior, rows)
-    weights = np.full((1, posterior.draws), 1 / posterior.draws, np.float32)
+    weights = np.full(contents.shape[1:], 1 / posterior.draws, np.float32)
     if posterior.weights is not None:
-        weights = np.ascontiguousarray(posterior.weights[:, rows].T, np.float32)
+        weights[:] = posterior.weights[:, rows].T
     here = {walk.stops[0].question: np.ones(contents.shape[1:], np.float32)}
     for stop in walk.stops:
         came = here[stop.question]
-        reach = (came * weights).sum(axis=-1)
+        reach = np.einsum("sd,sd->s", came, weights)
         for urn, cells in _urns(stop):
             total = contents[walk.cells + urn]
             fractions = contents[cells]
             fractions /= total
             within = (weights / (total + 1)).sum(axis=-1) if stop.grows else np.zeros_like(reach)
-            mean = (fractions * weights).sum(axis=-1)
+            mean = np.einsum("csd,sd->cs", fractions, weights)
             yield _Seen(stop.question, urn, urn == stop.urns.start, fractions, mean, weights, reach, within)
         # Where everybody goes on together, what they said makes no difference.
         for way, share in zip(stop.nexts, [1.0] if stop.multiple else contents[stop.cells], strict=True):
@@ -283,16 +288,19 @@ def _told(seen: _Seen, factor: Float[np.ndarray, "draw direction"]) -> Float[np.
     x = seen.fractions - seen.mean[..., None]
     x *= seen.weights / np.sqrt(np.maximum(seen.mean, TINY))[..., None]
     flat = x.reshape(-1, len(factor))
-    found = np.square(flat @ factor).sum(axis=-1)
-    by_chance = np.square(flat).sum(axis=-1) * (np.square(factor).sum() / max(len(factor) - 1, 1))
-    return 0.5 * (found - by_chance).reshape(seen.mean.shape).sum(axis=0)
+    by_chance = _squares(flat) * (np.square(factor).sum() / max(len(factor) - 1, 1))
+    return 0.5 * (_squares(flat @ factor) - by_chance).reshape(seen.mean.shape).sum(axis=0)
 
 
-def _factor(kernel: Float[np.ndarray, "draw draw"]) -> Float[np.ndarray, "draw direction"]:
-    """Return F of the fewest columns with tr F Fᵀ at least `KEPT` of tr K."""
+def _squares(values: Float[np.ndarray, "row column"]) -> Float[np.ndarray, " row"]:
+    return np.einsum("ij,ij->i", values, values)
+
+
+def _factor(kernel: Float[np.ndarray, "draw draw"], kept: float) -> Float[np.ndarray, "draw direction"]:
+    """Return F of the fewest columns with tr F Fᵀ at least ``kept`` of tr K."""
     values, vectors = np.linalg.eigh(kernel.astype(np.float64))
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    size = 1 + int(np.searchsorted(np.cumsum(values), KEPT * values.sum()))
+    size = 1 + int(np.searchsorted(np.cumsum(values), kept * values.sum()))
     return np.asarray(vectors[:, :size] * np.sqrt(values[:size]), np.float32)
 
 

@@ -66,9 +66,9 @@ def headline(outcome: Outcome) -> dict[str, str]:
     share, done = used / outcome.full, overview.retired / overview.subjects
     combined, full = outcome.overall.get("combined", math.nan), outcome.overall["full"]
     if overview.retired == overview.subjects:
-        saved = f"All {overview.subjects:,} galaxies are done, with {share:.0%} of the votes"
+        saved = f"All {overview.subjects:,} galaxies are done, with {_whole(share)} of the votes"
     else:
-        saved = f"{done:.0%} of the {overview.subjects:,} galaxies are done, with {share:.0%} of the votes"
+        saved = f"{_whole(done)} of the {overview.subjects:,} galaxies are done, with {_whole(share)} of the votes"
     words = (
         f"Votes and network together name the right answer in {_cent(combined)} of the cases; the same votes without "
         f"the network in {_cent(outcome.overall['votes'])}; {outcome.scale.limit} votes on every galaxy would in "
@@ -89,6 +89,10 @@ def _each(outcome: Outcome) -> str:
         return ""
     took = outcome.scale.limit * last.spent / (last.saved + last.spent)
     return f" Those that are done took {took:.1f} classifications each, on average."
+
+
+def _whole(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _cent(share: float) -> str:
@@ -119,7 +123,7 @@ def _beside_chance(learned: Sequence[Learned]) -> str:
     if not control or not found[0][0] <= control[-1][0] <= found[-1][0]:
         return ""
     answers, gain = control[-1]
-    chosen = float(np.interp(answers, *zip(*found, strict=True)))
+    chosen = float(np.interp(answers, [x for x, _ in found], [y for _, y in found]))
     return f" From {answers:,} answers: {chosen:.3f} as the loop asked for them, {gain:.3f} where chance did."
 
 
@@ -127,7 +131,7 @@ def _numbers(outcome: Outcome) -> list[dict[str, str]]:
     overview = outcome.overview
     return [
         {"value": f"{overview.counted:,}", "words": f"classifications by {overview.volunteers:,} simulated volunteers"},
-        {"value": f"{overview.counted / outcome.full:.0%}", "words": f"of the {outcome.full:,} of a full count"},
+        {"value": _whole(overview.counted / outcome.full), "words": f"of the {outcome.full:,} of a full count"},
         {"value": f"{overview.retired:,}", "words": f"of {overview.subjects:,} galaxies done"},
         {"value": _cent(outcome.overall.get("combined", math.nan)), "words": "of the leading answers right"},
         {"value": f"{len(outcome.rounds)}", "words": f"rounds of learning, in {outcome.seconds / 60:.1f} minutes"},
@@ -168,8 +172,8 @@ def _row(record: Record, learned: Learned | None) -> dict[str, Any]:
         "number": record.number,
         "classifications": record.classifications,
         "answers": record.answers,
-        "gain": _known(learned and learned.gain),
-        "random": _known(learned and learned.random_gain),
+        "gain": _known(learned.gain if learned else None),
+        "random": _known(learned.random_gain if learned else None),
         "coverage": score.coverage.get("0.9", math.nan) if score else math.nan,
         "verdict": VERDICTS[record.gate.outcome] if record.gate else "–",
         "retired": sum(record.retired.values()),
@@ -199,9 +203,10 @@ def learning(learned: Sequence[Learned]) -> Figure:
         if found:
             axes.plot(*zip(*found, strict=True), color=colour, marker="o", markersize=4.5, linewidth=2, label=label)
     if points or control:
-        axes.axhline(0, color=plots.ORANGE, linewidth=1.2, linestyle=(0, (4, 2)), label="not looking at the image")
-        gains = [gain for _, gain in (*points, *control)]
-        axes.set_ylim(1.1 * min(0.0, *gains), 1.1 * max(0.01, *gains))
+        lowest, highest = min(gains := [gain for _, gain in (*points, *control)]), max(gains)
+        if lowest <= highest / 2:
+            axes.axhline(0, color=plots.ORANGE, linewidth=1.2, linestyle=(0, (4, 2)), label="not looking")
+            axes.set_ylim(1.1 * min(0.0, lowest), 1.1 * max(0.01, highest))
         figure.legend(loc="outside upper center", ncols=3, fontsize=8, labelcolor=plots.INK, frameon=False)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -6,6 +6,7 @@
                     votes.parquet   the votes it learned from, audit subjects apart
                     heads/          the cross-fitted heads (`greenpea.heads`)
                     chance/         heads that learned from the random stream alone, to compare with
+                    report.html     how far to believe the heads, on the audit set
                     scores.parquet  subject_id, rank, score, probability, effective_draws; best first
 """
 
@@ -23,7 +24,7 @@ from greenpea.errors import GreenpeaError
 from greenpea.files import replacing
 
 ROUNDS, FACTS, VOTES, HEADS, SCORES = "rounds", "round.json", "votes.parquet", "heads", "scores.parquet"
-CHANCE = "chance"
+CHANCE, REPORT = "chance", "report.html"
 STAGES = ("collected", "fitted", "gated", "scored", "published", "retired", "judged", "finished")
 Outcome = Literal["promoted", "ungated", "kept", "failed", "idle"]
 

@@ -44,7 +44,7 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the demonstration goes.")] = Path("demo"),
-    subjects: Annotated[int, typer.Option(help="How many simulated galaxies.", min=60)] = 1500,
+    subjects: Annotated[int, typer.Option(help="How many simulated galaxies.", min=60)] = 1200,
     port: Annotated[int, typer.Option(help="Where the site is opened, if the port is free.")] = 8000,
     serve: Annotated[
         bool | None,

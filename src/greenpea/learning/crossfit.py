@@ -46,7 +46,7 @@ PRECISIONS = (
 )  # of the prior on standardised embeddings
 WIDTHS = (0.3, 1.0, 3.0, 10.0)  # precisions tried for the doubt's prior, as multiples of the fit's
 FIRST_PRECISION, FIRST_WIDTH = 100.0, 1.0
-CHANCE = 3.0  # nats by which heads must beat the constant predictor on votes kept aside, else they stay beside it
+CHANCE = 4.0  # nats by which heads must beat the constant predictor on votes kept aside, else they stay beside it
 SEARCHED = 2000  # subjects among which the prior's precision is chosen
 CURVED = 4000  # subjects a fold by which the doubt's shape is measured: it is an average, which more would not change
 JUDGED = 800  # subjects by whose votes the doubt and the recalibration are chosen

@@ -22,6 +22,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
 
 from greenpea import acquisition, calibration, information, records, retirement
 from greenpea.acquisition import Acquisition
@@ -54,9 +56,9 @@ from greenpea.votes import Votes
 from greenpea.workflow import Workflow
 
 Report = Callable[[str, float, str], None]  # stage, share done, words
-LOCK, RETIRE, REPORT = "lock", "retire.json", "report.html"
+LOCK, RETIRE = "lock", "retire.json"
 POOL, CLASSIFICATIONS, RETIRED = "_audit", "_classifications", "_retired"  # columns beside the votes
-BLOCK = 4096  # subjects scored at a time
+BLOCK, THREADS = 2048, 2  # subjects scored at a time, and how many such blocks
 CONTROL_FOLDS = 2  # of the control heads, which judge nobody they learned from
 TARGETS = 400  # subjects of the pool whose votes are to be foreseen
 PICTURED = 500  # audit subjects whose images a report loads
@@ -372,7 +374,7 @@ class _Steps:
         shown = Audited(audited.evaluation, audited.posterior.select(some), audited.votes.select(some))
         reporting.write(
             audited if len(some) == len(audited.votes) else shown,
-            self.record.folder / REPORT,
+            self.record.folder / records.REPORT,
             self.record,
             heads,
             self.campaign.subjects,
@@ -533,38 +535,49 @@ class _Scored:
     @classmethod
     def of(cls, steps: _Steps, heads: Heads, embeddings: Embeddings, acquire: Acquisition) -> _Scored:
         """Score in blocks: memory does not grow with the pool but by a few numbers a subject."""
-        chosen, rules = steps.campaign.settings.loop, steps.workflow.retirement
-        audit, retired = steps.column(POOL), steps.column(RETIRED)
         rows = embeddings.rows_of(steps.votes.subject_ids)
-        pool = np.flatnonzero(~audit & ~retired & (rows >= 0))
-        counted = steps.column(CLASSIFICATIONS)
-        rng = np.random.default_rng([steps.record.seed, 4])
+        pool = np.flatnonzero(~steps.column(POOL) & ~steps.column(RETIRED) & (rows >= 0))
         values, effective = np.zeros(len(pool)), np.zeros(len(pool))
         retire: dict[str, str] = {}
-        for start in range(0, len(pool), BLOCK):
+        counted, fewest = steps.column(CLASSIFICATIONS), steps.campaign.settings.loop.fewest_draws
+
+        def block(start: int) -> int:
             some = pool[start : start + BLOCK]
-            votes = steps.votes.select(some)
-            for place, posterior in _combined(heads, embeddings.take(rows[some]), votes, chosen.fewest_draws):
-                at = start + place
-                values[at] = acquire(posterior, rng)
-                effective[at] = posterior.effective_draws
-                reasons = retirement.by_posterior(rules, posterior, votes.select(place), counted[some][place], rng)
-                retire |= {
-                    str(subject): why for subject, why in zip(posterior.subject_ids, reasons, strict=True) if why
-                }
-            steps.report("scored", (start + len(some)) / len(pool), f"{start + len(some):,} of {len(pool):,}")
-        return cls(steps.votes.subject_ids[pool], values, effective, retire)
+            votes, rng = steps.votes.select(some), np.random.default_rng([steps.record.seed, 4, start])
+            for place, posterior in _combined(heads, embeddings.take(rows[some]), votes, fewest):
+                values[start + place] = acquire(posterior, rng)
+                effective[start + place] = posterior.effective_draws
+                known = votes.select(place), counted[some][place]
+                reasons = retirement.by_posterior(steps.workflow.retirement, posterior, *known, rng)
+                retire.update({str(one): why for one, why in zip(posterior.subject_ids, reasons, strict=True) if why})
+            return len(some)
+
+        done = 0
+        # Small products on several threads wait for each other: one thread each, two blocks at a time.
+        with threadpool_limits(1), ThreadPoolExecutor(THREADS) as threads:
+            for size in threads.map(block, range(0, len(pool), BLOCK)):
+                done += size
+                steps.report("scored", done / len(pool), f"{done:,} of {len(pool):,}")
+        ordered = {str(one): retire[one] for one in steps.votes.subject_ids[pool] if one in retire}
+        return cls(steps.votes.subject_ids[pool], values, effective, ordered)
 
 
 def _combined(
     heads: Heads, embeddings: np.ndarray, votes: Votes, fewest: float
 ) -> Iterator[tuple[np.ndarray, Posterior]]:
     """Yield the posterior given image and votes, with more draws for those whose votes leave few."""
-    posterior = combine(heads.posterior(embeddings, votes.subject_ids), votes)
+    silent = np.flatnonzero(votes.total == 0)
+    if len(silent):
+        yield silent, heads.posterior(embeddings[silent], votes.subject_ids[silent])
+    asked = np.flatnonzero(votes.total > 0)
+    if not len(asked):
+        return
+    cast = votes.select(asked)
+    posterior = combine(heads.posterior(embeddings[asked], cast.subject_ids), cast)
     few = np.flatnonzero(posterior.effective_draws < fewest)
     enough = np.flatnonzero(posterior.effective_draws >= fewest)
     if len(enough):
-        yield enough, posterior.select(enough)
+        yield asked[enough], posterior.select(enough)
     if len(few):
-        more = heads.posterior(embeddings[few], votes.subject_ids[few], draws=heads.weights.shape[1])
-        yield few, combine(more, votes.select(few))
+        more = heads.posterior(embeddings[asked[few]], cast.subject_ids[few], draws=heads.weights.shape[1])
+        yield asked[few], combine(more, cast.select(few))

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from markupsafe import Markup
-from starlette.responses import Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 
 from greenpea.errors import GreenpeaError
-from greenpea.records import SCORES, Record, Score
+from greenpea.records import REPORT, SCORES, Record, Score
 from greenpea.site import charts
 from greenpea.site.charts import Curve, Level
 from greenpea.site.context import Site, link, site_of
@@ -38,6 +38,11 @@ COLUMNS = ("subject_id", "rank", "score", "probability", "effective_draws")
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 SHIFT = {"question", "answer", "shift", "p", "votes"}  # what is kept of a difference between streams
 DOUBTFUL = 0.05  # streams differ where chance alone would do it more rarely
+# A report holds all it shows, styles and pictures, and does nothing.
+ALONE = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox",
+    "Cache-Control": "private, no-cache",
+}
 T = TypeVar("T")
 FORGOTTEN = (
     "The ranks of round {number} are no longer in the database. Where the campaign's folder is, this puts them there "
@@ -52,6 +57,15 @@ FORGOTTEN = (
 def rounds(request: Request, person: Scientist, before: str = "") -> Response:
     """Every round, newest first, and what they show together."""
     return _page(request, person, before=number_of(before))
+
+
+@router.get("/{number}/report", response_class=HTMLResponse)
+def report(request: Request, person: Scientist, number: str) -> Response:
+    """The report that a round left: how far to believe its heads."""
+    record = next((one for one in rounds_of(site_of(request).folder).records if str(one.number) == number), None)
+    if record is None or not (record.folder / REPORT).is_file():
+        raise HTTPException(404, "There is no such round, or it has left no report.")
+    return FileResponse(record.folder / REPORT, media_type="text/html", headers=ALONE)
 
 
 @router.post("/activate", dependencies=[Depends(protected)])
@@ -138,12 +152,14 @@ class Row:
     outcome: str
     kind: str
     retired: Sequence[tuple[str, int]]
+    reported: bool  # whether it left a report
 
     @staticmethod
     def of(record: Record, ranks: bool) -> Row:
         outcome, kind = outcome_of(record)
         reasons = sorted(record.retired.items(), key=lambda item: (-item[1], item[0]))
-        return Row(record, ranks, outcome, kind, [(words.reason(reason), count) for reason, count in reasons])
+        retired = [(words.reason(reason), count) for reason, count in reasons]
+        return Row(record, ranks, outcome, kind, retired, (record.folder / REPORT).is_file())
 
 
 def outcome_of(record: Record) -> tuple[str, str]:
@@ -197,8 +213,7 @@ def _learning(scored: Sequence[tuple[Record, Score]]) -> Figure:
     return Figure(
         "How well votes are predicted",
         "Gain over not looking at the image, in nats per vote of the audit set, against the answers learned from. "
-        "Higher is better. Each vote is predicted as if it were the first: the excess, of all votes of a subject "
-        "together, sinks by itself as these gain votes, and does not compare between rounds.",
+        "Higher is better. The excess does not compare between rounds: it sinks by itself as that set gains votes.",
         charts.curves(
             "learning", "Gain in nats per vote against answers", _learned(shown), [loop, random],
             [Level("not looking at the image", 0.0)] if shown else [], nothing="no round judged yet",
@@ -441,7 +456,7 @@ def gallery(request: Request, person: Scientist) -> Response:
         ends=[("Most informative", most), ("Least informative", least)],
         total=total,
         chance=chance_in_words,
-        gained=gained,
+        nats=nats,
         limit=site.store.workflows.active().workflow.limit,
     )
 

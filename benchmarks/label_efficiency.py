@@ -1,0 +1,258 @@
+"""How many answers does asking well save? Learning curves of random asking and of two acquisitions, on three sets.
+
+    python benchmarks/label_efficiency.py [--out FOLDER] [--work FOLDER] [--sets simulated efigi cifar10h]
+
+`labels_ratio`: answers that the acquisition needs to reach random's held-out likelihood at a budget of 15 % of the
+pool, over random's; below 1 it saves. Ten paired seeds with a frozen encoder trained on other data, two in which the
+encoder is fine-tuned in every round. Held-out subjects are never asked about; they are judged by all their votes.
+Every campaign is kept in the work folder, so that an interrupted run goes on; about 40 minutes on two cores.
+
+An asked subject is looked at by 20 volunteers (on CIFAR-10H: all who did). With fewer, the spread of opinion about a
+subject is hardly learned, and it rules the joint likelihood of 40 votes: ways of asking would differ in luck.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+import matplotlib
+import numpy as np
+import torch
+
+from common import finish
+from greenpea import acquisition
+from greenpea.acquisition import Acquisition
+from greenpea.files import replacing
+from greenpea.heads import Heads
+from greenpea.learning.crossfit import cross_fit
+from greenpea.learning.model import learn
+from greenpea.learning.settings import Learning
+from greenpea.posterior import Posterior
+from greenpea.votes import Votes
+from label_sets import SETS, LabelSet
+from learning_curves import ALIKE, OVERALL, Curve, Pair, Ratio, labels_ratio
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+FIRST, BUDGET = 0.02, 0.15  # shares of the pool: asked at random to begin with, and when random asking ends
+DRAWS = 100
+TARGETS = 400  # subjects of the pool whose votes the acquisition wants to foretell
+COLDNESS = 4.0
+ARMS = ("random", "prediction", "information")  # the first sets the budget, the second is the default
+TITLES = {"random": "random", "prediction": "what the pool will be voted", "information": "information on the weights"}
+
+
+# ---- learners ----------------------------------------------------------------------------------------
+
+Posteriors = Callable[[np.ndarray], Posterior]  # rows of the set → their posterior
+
+
+class Learner(Protocol):
+    """Learns from the votes of some rows, and then speaks of any."""
+
+    def learn(self, rows: np.ndarray, votes: Votes) -> Posteriors: ...
+
+
+class Frozen:
+    """Cross-fitted heads on embeddings, as a round fits them, each fit beginning with the last."""
+
+    def __init__(self, label_set: LabelSet, subject_ids: np.ndarray) -> None:
+        self.embeddings, self.subject_ids = label_set.embeddings.numpy(), subject_ids
+        self.heads: Heads | None = None
+
+    def learn(self, rows: np.ndarray, votes: Votes) -> Posteriors:
+        settings = Learning(draws=30)
+        self.heads = heads = cross_fit(
+            self.embeddings[rows], votes, settings, reserve=DRAWS - settings.draws, start=self.heads, threads=1
+        )
+        return lambda some: heads.posterior(self.embeddings[some], self.subject_ids[some], DRAWS)
+
+
+class FineTuned:
+    """The encoder trained on, from the start, with the votes so far; head and doubt from the validation share."""
+
+    def __init__(self, label_set: LabelSet, subject_ids: np.ndarray) -> None:
+        self.start, self.images, self.subject_ids = label_set.encoder(), label_set.images(), subject_ids
+
+    def learn(self, rows: np.ndarray, votes: Votes) -> Posteriors:
+        settings = self.start.settings.model_copy(
+            update={"epochs": 12, "learning_rate": 5e-4, "likelihood": "dirichlet-multinomial"}
+        )
+        validation = np.arange(len(rows)) % 5 == 0
+        model = learn(self.images[rows], votes, validation, self.start.preparation, settings, self.start)
+        return lambda some: model.predict(self.images[some], self.subject_ids[some], DRAWS)
+
+
+LEARNERS: dict[str, type[Frozen] | type[FineTuned]] = {"frozen": Frozen, "fine-tuned": FineTuned}
+ROUNDS = {"frozen": 8, "fine-tuned": 4}  # after the first, until random has spent the budget
+SCORED = {"frozen": 10**9, "fine-tuned": 1000}  # subjects of the pool ranked in a round
+
+
+# ---- one campaign ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What a campaign is known by."""
+
+    name: str
+    learner: str
+    seed: int
+    arm: str
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}-{self.learner}-{self.seed:03d}-{self.arm}.json"
+
+
+def run(campaign: Campaign, label_set: LabelSet, answers: int | None) -> Curve:
+    """Run a campaign until 15 % of the pool is asked about or, where given, until so many answers are spent."""
+    order = np.random.default_rng([campaign.seed, 0]).permutation(len(label_set))
+    held_out, pool = order[: label_set.held_out], order[label_set.held_out :]
+    look, judges = label_set.crowd(campaign.seed)
+    judges = judges.select(held_out)
+    learner = LEARNERS[campaign.learner](label_set, look.subject_ids)
+    rng = np.random.default_rng([campaign.seed, 1 + ARMS.index(campaign.arm)])
+    first, last = round(FIRST * len(pool)), round(BUDGET * len(pool))
+    asked = pool[:first]
+    rounds: list[tuple[int, int, dict[str, float]]] = []
+    while True:
+        votes = look.select(asked)
+        posteriors = learner.learn(asked, votes)
+        spent = int(votes.total.sum())
+        rounds.append((len(asked), spent, scores(posteriors(held_out), judges)))
+        if (len(asked) >= last) if answers is None else (spent >= answers or len(asked) == len(pool)):
+            break
+        free = np.setdiff1d(pool, asked)
+        some = rng.permutation(free)[: SCORED[campaign.learner]]
+        batch = -(-(last - first) // ROUNDS[campaign.learner])
+        if answers is None:
+            batch = min(batch, last - len(asked))
+        asked = np.concatenate([asked, some[choose(campaign.arm, posteriors, some, batch, rng)]])
+    nats = {name: tuple(values[name] for _, _, values in rounds) for name in rounds[0][2]}
+    return Curve(tuple(count for count, _, _ in rounds), tuple(spent for _, spent, _ in rounds), nats)
+
+
+def choose(arm: str, posteriors: Posteriors, rows: np.ndarray, batch: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the places in ``rows``, which are in random order, of the next to ask about."""
+    if arm == "random":
+        return np.arange(min(batch, len(rows)))
+    posterior = posteriors(rows)
+    score: Acquisition = acquisition.information(votes=1)
+    if arm == "prediction":
+        score = acquisition.prediction(posterior.select(np.arange(min(TARGETS, len(rows)))))
+    return acquisition.gumbel_order(score(posterior, rng), rng, keep=batch, coldness=COLDNESS).order[:batch]
+
+
+def scores(posterior: Posterior, votes: Votes) -> dict[str, float]:
+    """Return the mean ln p of the votes, in nats per vote: of all votes, with every question alike, and of each."""
+    nats = {slug: float(posterior.log_pmf(slug, votes).sum()) for slug in votes.tree.slugs}
+    cast = {slug: int(votes.reached[slug].sum()) for slug in votes.tree.slugs}
+    each = {slug: nats[slug] / cast[slug] for slug in nats}
+    return {OVERALL: sum(nats.values()) / sum(cast.values()), ALIKE: float(np.mean(list(each.values())))} | each
+
+
+# ---- all of them -------------------------------------------------------------------------------------
+
+
+def curves_of_seed(name: str, learner: str, seed: int, arms: Sequence[str], work: Path) -> dict[str, Curve]:
+    """Return the curves of all arms of one seed, from the work folder where they are; random sets the budget."""
+    torch.set_num_threads(1)
+    label_set: LabelSet | None = None
+    found: dict[str, Curve] = {}
+    for arm in arms:
+        campaign = Campaign(name, learner, seed, arm)
+        path = work / "curves" / campaign.file
+        if not path.exists():
+            label_set = label_set or SETS[name](work)
+            started = time.monotonic()
+            curve = run(campaign, label_set, found["random"].answers[-1] if "random" in found else None)
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(curve.to_json()), encoding="utf-8")
+            print(f"{campaign.file}: {curve.nats[OVERALL][-1]:.4f}, {time.monotonic() - started:.0f} s", flush=True)
+        found[arm] = Curve.from_json(json.loads(path.read_text(encoding="utf-8")))
+    return found
+
+
+def figures(curves: Sequence[dict[str, Curve]], arms: Sequence[str]) -> dict[str, Any]:
+    """Return every arm's ratio to random, overall and by question."""
+    out: dict[str, Any] = {"seeds": len(curves)}
+    for arm in arms[1:]:
+        pairs = [Pair(some["random"], some[arm]) for some in curves]
+        ratios = {name: _ratio(pairs, name) for name in curves[0][arm].nats}
+        out[arm] = ratios[OVERALL].figures() | {
+            "by_question": {name: one.figures() for name, one in ratios.items() if name != OVERALL}
+        }
+    return out
+
+
+def _ratio(pairs: Sequence[Pair], question: str) -> Ratio:
+    return labels_ratio(pairs, question, np.random.default_rng(0))
+
+
+def plot(name: str, curves: Sequence[dict[str, Curve]], arms: Sequence[str], path: Path) -> None:
+    """Draw the curves of all seeds, overall and by question, against the answers given."""
+    questions = list(curves[0][arms[0]].nats)
+    figure, axes = plt.subplots(1, len(questions), figsize=(3.6 * len(questions), 3.4), squeeze=False)
+    for axis, question in zip(axes[0], questions, strict=True):
+        for arm, colour in zip(arms, ("0.45", "#2a9d4a", "#c2703d"), strict=False):
+            for number, some in enumerate(curves):
+                label = TITLES[arm] if number == 0 else None
+                axis.plot(some[arm].answers, some[arm].nats[question], color=colour, alpha=0.45, lw=1, label=label)
+        axis.set(title=question, xlabel="answers", ylabel="held-out nats per vote" if question == OVERALL else "")
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+    axes[0, 0].legend(fontsize=8)
+    figure.suptitle(name)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def compare(name: str, learner: str, seeds: Sequence[int], arms: Sequence[str], options: argparse.Namespace) -> Any:
+    """Run all campaigns of one set and one way of learning, draw them, and return the figures."""
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(curves_of_seed, name, learner, seed, arms, options.work) for seed in seeds]
+        curves = [job.result() for job in jobs]
+    if options.out:
+        plot(f"{name}, encoder {learner}", curves, arms, options.out / f"label-efficiency-{name}-{learner}.png")
+    found = figures(curves, arms)
+    return found.pop(ARMS[1]) | found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="folder for the plots; none without it")
+    parser.add_argument("--work", type=Path, help="folder to keep encoders, embeddings and curves in; else thrown away")
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--seeds", type=int, default=10, help="paired seeds with a frozen encoder")
+    parser.add_argument("--fine-tuned", type=int, default=2, help="paired seeds with fine-tuning")
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    started = time.monotonic()
+    results: dict[str, Any] = {"benchmark": "label_efficiency", "budget": BUDGET, "draws": DRAWS}
+    with tempfile.TemporaryDirectory() as temporary:
+        options.work = options.work or Path(temporary)
+        for name in options.sets:
+            SETS[name](options.work)  # encoder and embeddings, once and not in every process
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        for name in options.sets:
+            results[name] = compare(name, "frozen", seeds, ARMS, options)
+        for name in options.sets if options.fine_tuned else ():
+            results[name]["fine_tuned"] = compare(name, "fine-tuned", seeds[: options.fine_tuned], ARMS[:2], options)
+    finish(results | {"seconds": time.monotonic() - started})
+
+
+if __name__ == "__main__":
+    main()
