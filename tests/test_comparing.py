@@ -17,7 +17,8 @@ from rounds_hands import believing
 TREE = DecisionTree.from_json(
     """{"name": "pair", "version": "1.0", "questions": [
         {"slug": "bar", "text": {"en": "Bar?"}, "answers": [
-            {"slug": "yes", "text": {"en": "yes"}, "next": "odd"}, {"slug": "no", "text": {"en": "no"}, "next": "odd"}]},
+            {"slug": "yes", "text": {"en": "yes"}, "next": "odd"},
+            {"slug": "no", "text": {"en": "no"}, "next": "odd"}]},
         {"slug": "odd", "text": {"en": "Odd?"}, "kind": "multiple", "answers": [
             {"slug": "ring", "text": {"en": "ring"}}, {"slug": "arc", "text": {"en": "arc"}}]}]}"""
 )

@@ -374,6 +374,10 @@ def test_a_round_leaves_a_report_of_the_audit_set(tmp_path: Path) -> None:
     assert "sky, round 1" in page
     assert record.model in page
     assert "the audit set: subjects that no round learns from" in page
+    for picture in (campaign.folder / "images").iterdir():
+        picture.unlink()
+    vote(store, opinions, 5)
+    assert run(campaign, store).finished  # with nothing to show, a round goes on
     store.close()
 
 

@@ -21,8 +21,11 @@ from fastapi.routing import iter_route_contexts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from greenpea.classifications import tally, votes_of
+from greenpea.cli import app as command_line
+from greenpea.cli import loop
 from greenpea.combining import combine
 from greenpea.records import FACTS, REPORT, ROUNDS, SCORES, STAGES
 from greenpea.site import charts, identity
@@ -413,6 +416,32 @@ def test_there_is_no_report_where_none_was_left(hands: Hands, number: str) -> No
     (made_up(hands.folder, 3).folder / REPORT).write_text("a report")
     made_up(hands.folder, 4)
     assert hands.browser().get(f"/team/rounds/{number}/report").status_code == 404
+
+
+# ---- the same on the command line ---------------------------------------------------------------------
+
+
+def test_rounds_are_listed_with_what_compares(tmp_path: Path) -> None:
+    made_up(tmp_path, 3)
+    old = made_up(tmp_path, 4)
+    replace(old, scores=tuple(replace(one, gain=None, random_gain=None) for one in old.scores)).save()
+    made_up(tmp_path, 5, stages=STAGES[: STAGES.index("judged")], scores=())
+    said = CliRunner().invoke(command_line, ["rounds", str(tmp_path)], env={"COLUMNS": "140"}).output
+    lines = [re.sub(r"\s+", " ", line).strip() for line in said.splitlines()]
+    assert "round begun answers outcome gain by chance ranked retired model" in lines[0]
+    assert "2,700 promoted 0.190 0.034 100 10 00000000" in lines[1]
+    assert "3,600 promoted – – 100 13 00000000" in lines[2]
+    assert "4,500 unfinished: retired – – 100 16 00000000" in lines[3]
+    assert "sinks by itself" in " ".join(lines[4:])
+
+
+def test_a_round_is_told_with_its_gain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop._tell(made_up(tmp_path, 3))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "gain 0.190 nats per vote of the audit set over not looking at the image" in said
+    assert "0.034 from the random stream alone" in said
+    loop._tell(made_up(tmp_path, 4, "failed"))
+    assert "gain" not in capsys.readouterr().out
 
 
 # ---- going back ---------------------------------------------------------------------------------------

@@ -38,11 +38,16 @@ def write(
     preparation: Preparation,
     votes: int,
     simulated: bool,
-) -> Path:
-    """Write the report of a round to ``out``; ``subjects`` are all of the campaign's. Loads the audit set's images."""
+) -> Path | None:
+    """Write the report of a round to ``out``; ``subjects`` are all of the campaign's. Loads the audit set's images.
+
+    None where none of these can be read any more: there is nothing to show.
+    """
     place = {subject: row for row, subject in enumerate(subjects.subject_ids)}
     rows = np.array([place[subject] for subject in audited.votes.subject_ids])
     loaded = images.load(subjects.select(rows), preparation, 2)
+    if not len(loaded):
+        return None
     posterior = audited.posterior.select(loaded.rows)
     shown = Audited(audited.evaluation, posterior, audited.votes.select(loaded.rows))
     learned = information.of_tree(posterior, votes, np.random.default_rng(record.seed))
