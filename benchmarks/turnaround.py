@@ -21,6 +21,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from PIL import Image
 
 from common import finish
 from crowd import Server, stored
-from greenpea import simulate
+from greenpea import records, simulate
 from greenpea.campaign import Campaign
 from greenpea.client import Client
 from greenpea.embeddings import Embeddings
@@ -192,8 +193,12 @@ def _turn(
         turned = wait_for_round(store, before, process, log)
         time.sleep(5)  # what follows the switch: retirement, forgetting old ranks
         ended = time.perf_counter()
+    record = records.every(served.folder)[-1]
+    times = list(record.stages.values())
+    took = [(after - before).total_seconds() for before, after in pairwise([record.begun_at, *times])]
     return {
         "seconds": turned - last,
+        "steps": dict(zip(record.stages, took, strict=True)),
         "blocked_ms": people.slowest(last, ended),
         "quiet_blocked_ms": people.slowest(begun + 1, last),
         "median_ms": 1000 * float(np.median([took for _, took in people.sent])),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -20,7 +21,7 @@ from greenpea.store.workflows import Workflows
 
 LONGEST, LONGEST_REASON = 100, 200  # characters
 UNLIMITED = 2**31 - 1  # times that a rank may be handed out
-BLOCK = 1000  # ranks written in one transaction, so that no vote waits for more
+BLOCK = 250  # ranks written in one transaction, so that no vote waits for more
 
 
 class Rounds:
@@ -61,7 +62,7 @@ class Rounds:
         entries = iter(zip(ranked, chances, strict=True))
         rank = 0
         while block := list(islice(entries, BLOCK)):
-            rank += self._database.write(partial(_publish, round=round, block=block, rank=rank, asks=asks))
+            rank += self._gently(partial(_publish, round=round, block=block, rank=rank, asks=asks))
         self._database.write(
             lambda connection: connection.execute(update(rounds).where(rounds.c.id == round).values(complete=True))
         )
@@ -89,7 +90,7 @@ class Rounds:
             return len(rows)
 
         forgotten = 0
-        while some := int(self._database.write(forget)):
+        while some := int(self._gently(forget)):
             forgotten += some
         return forgotten
 
@@ -136,7 +137,15 @@ class Rounds:
             return len(rows)
 
         blocks = (ids[start : start + BLOCK] for start in range(0, len(ids), BLOCK))
-        return sum(int(self._database.write(partial(retire, some=some))) for some in blocks)
+        return sum(int(self._gently(partial(retire, some=some))) for some in blocks)
+
+    def _gently(self, write: Callable[[Connection], Any]) -> Any:
+        """Write, then let others write as long: where SQLite has one writer after another, a pause lets them in."""
+        begun = time.perf_counter()
+        result = self._database.write(write)
+        if self._database.kind == "sqlite":
+            time.sleep(time.perf_counter() - begun)
+        return result
 
 
 def _begin(connection: Connection, round: int) -> None:
