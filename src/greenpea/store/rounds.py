@@ -21,7 +21,7 @@ from greenpea.store.workflows import Workflows
 
 LONGEST, LONGEST_REASON = 100, 200  # characters
 UNLIMITED = 2**31 - 1  # times that a rank may be handed out
-BLOCK = 250  # ranks written in one transaction, so that no vote waits for more
+BLOCK = 1000  # ranks written in one transaction, so that no vote waits for more
 
 
 class Rounds:
