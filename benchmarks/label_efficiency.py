@@ -7,8 +7,10 @@ pool, over random's; below 1 it saves. Ten paired seeds with a frozen encoder tr
 encoder is fine-tuned in every round. Held-out subjects are never asked about; they are judged by all their votes.
 Every campaign is kept in the work folder, so that an interrupted run goes on; about 40 minutes on two cores.
 
-An asked subject is looked at by 20 volunteers (on CIFAR-10H: all who did). With fewer, the spread of opinion about a
-subject is hardly learned, and it rules the joint likelihood of 40 votes: ways of asking would differ in luck.
+An asked subject is looked at by 20 volunteers (on CIFAR-10H: all who did). With five, the spread of opinion about a
+subject is hardly learned. The likelihood is that of held-out votes one by one, as on the rounds page: it judges the
+fractions. `joint` judges all votes of a subject together, and with them the spread of opinion, which subjects chosen
+because they are disputed teach less well than subjects taken at random.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any, Protocol
 import matplotlib
 import numpy as np
 import torch
+from scipy.special import xlogy
 
 from common import finish
 from greenpea import acquisition
@@ -39,7 +42,7 @@ from greenpea.learning.settings import Learning
 from greenpea.posterior import Posterior
 from greenpea.votes import Votes
 from label_sets import SETS, LabelSet
-from learning_curves import ALIKE, OVERALL, Curve, Pair, Ratio, labels_ratio
+from learning_curves import JOINT, OVERALL, Curve, Pair, Ratio, labels_ratio
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -155,11 +158,23 @@ def choose(arm: str, posteriors: Posteriors, rows: np.ndarray, batch: int, rng: 
 
 
 def scores(posterior: Posterior, votes: Votes) -> dict[str, float]:
-    """Return the mean ln p of the votes, in nats per vote: of all votes, with every question alike, and of each."""
-    nats = {slug: float(posterior.log_pmf(slug, votes).sum()) for slug in votes.tree.slugs}
+    """Return the mean ln p of the held-out votes, in nats per vote, overall and by question.
+
+    Each vote by itself, before any other of its subject is known: the likelihood of the fractions. And, as ``joint``,
+    all votes on a question together, which judges the spread of opinion as well.
+    """
     cast = {slug: int(votes.reached[slug].sum()) for slug in votes.tree.slugs}
-    each = {slug: nats[slug] / cast[slug] for slug in nats}
-    return {OVERALL: sum(nats.values()) / sum(cast.values()), ALIKE: float(np.mean(list(each.values())))} | each
+    alone = {slug: _vote_by_vote(posterior, votes, slug) for slug in cast}
+    joint = {slug: float(posterior.log_pmf(slug, votes).sum()) for slug in cast}
+    out = {OVERALL: sum(alone.values()) / sum(cast.values()), JOINT: sum(joint.values()) / sum(cast.values())}
+    out |= {slug: alone[slug] / cast[slug] for slug in cast}
+    return out | {f"{slug}, {JOINT}": joint[slug] / cast[slug] for slug in cast}
+
+
+def _vote_by_vote(posterior: Posterior, votes: Votes, slug: str) -> float:
+    """Return Σ k ln f̄, the mean over draws of the fractions in the logarithm; all questions here are ``single``."""
+    fractions = posterior.average(posterior.fractions(slug))
+    return float(xlogy(votes.counts[slug], fractions).sum())
 
 
 # ---- all of them -------------------------------------------------------------------------------------
@@ -191,7 +206,8 @@ def figures(curves: Sequence[dict[str, Curve]], arms: Sequence[str]) -> dict[str
         pairs = [Pair(some["random"], some[arm]) for some in curves]
         ratios = {name: _ratio(pairs, name) for name in curves[0][arm].nats}
         out[arm] = ratios[OVERALL].figures() | {
-            "by_question": {name: one.figures() for name, one in ratios.items() if name != OVERALL}
+            JOINT: ratios[JOINT].figures(),
+            "by_question": {name: one.figures() for name, one in ratios.items() if name not in (OVERALL, JOINT)},
         }
     return out
 
@@ -202,7 +218,7 @@ def _ratio(pairs: Sequence[Pair], question: str) -> Ratio:
 
 def plot(name: str, curves: Sequence[dict[str, Curve]], arms: Sequence[str], path: Path) -> None:
     """Draw the curves of all seeds, overall and by question, against the answers given."""
-    questions = list(curves[0][arms[0]].nats)
+    questions = [question for question in curves[0][arms[0]].nats if not question.endswith(f", {JOINT}")]
     figure, axes = plt.subplots(1, len(questions), figsize=(3.6 * len(questions), 3.4), squeeze=False)
     for axis, question in zip(axes[0], questions, strict=True):
         for arm, colour in zip(arms, ("0.45", "#2a9d4a", "#c2703d"), strict=False):

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import isotonic_regression
 
-OVERALL, ALIKE = "overall", "questions-alike"  # over all votes; the mean over questions, however rare
+OVERALL, JOINT = "overall", "joint"  # every vote by itself; all votes of a subject together
 RESAMPLES = 2_000
 SHARES = np.linspace(0.05, 1.0, 191)  # of the budget: where curves of several seeds are averaged
 

@@ -11,3 +11,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("ranks", sa.Column("left", sa.Integer(), server_default=sa.text("2147483647"), nullable=False))
+
+
+def downgrade() -> None:
+    op.drop_column("ranks", "left")
