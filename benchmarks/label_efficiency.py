@@ -5,12 +5,11 @@
 `labels_ratio`: answers that the acquisition needs to reach random's held-out likelihood at a budget of 15 % of the
 pool, over random's; below 1 it saves. Ten paired seeds with a frozen encoder trained on other data, two in which the
 encoder is fine-tuned in every round. Held-out subjects are never asked about; they are judged by all their votes.
-Every campaign is kept in the work folder, so that an interrupted run goes on; about 40 minutes on two cores.
+Every campaign is kept in the work folder, so that an interrupted run goes on.
 
-An asked subject is looked at by 20 volunteers (on CIFAR-10H: all who did). With five, the spread of opinion about a
-subject is hardly learned. The likelihood is that of held-out votes one by one, as on the rounds page: it judges the
-fractions. `joint` judges all votes of a subject together, and with them the spread of opinion, which subjects chosen
-because they are disputed teach less well than subjects taken at random.
+An asked subject is looked at by 20 volunteers (on CIFAR-10H: all who did). Two likelihoods are printed, because they
+disagree: held-out votes one by one, which judges the fractions, and `joint`, all votes on a question of a subject
+together, which judges the spread of opinion as well and is what other benchmarks print as nats per vote.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ FIRST, BUDGET = 0.02, 0.15  # shares of the pool: asked at random to begin with,
 DRAWS = 100
 TARGETS = 400  # subjects of the pool whose votes the acquisition wants to foretell
 COLDNESS = 4.0
-ARMS = ("random", "prediction", "information")  # the first sets the budget, the second is the default
+ARMS = ("random", "prediction", "information")  # the first sets the budget, the second's figures stand first
 TITLES = {"random": "random", "prediction": "what the pool will be voted", "information": "information on the weights"}
 
 
