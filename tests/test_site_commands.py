@@ -25,6 +25,7 @@ from greenpea.cli.screen import console
 from greenpea.settings import Settings
 from greenpea.site.opening import fill, open_store
 from greenpea.store import Role, SentClassification, Store
+from greenpea.store.migrations import newest
 from greenpea.tree import DecisionTree
 from greenpea.votes import Votes, read_votes
 from greenpea.workflow import Workflow
@@ -341,8 +342,8 @@ def test_recount_finds_a_counter_that_is_wrong(folder: Path, greenpea: Run, caps
 
 
 def test_upgrade_says_where_a_store_is(folder: Path, greenpea: Run) -> None:
-    assert "is at revision 0001; it was empty." in greenpea("upgrade", folder)
-    assert "is at revision 0001 already: nothing to do." in greenpea("upgrade", folder)
+    assert f"is at revision {newest()}; it was empty." in greenpea("upgrade", folder)
+    assert f"is at revision {newest()} already: nothing to do." in greenpea("upgrade", folder)
     store = open_store(folder)
     store.database.write(lambda c: c.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
     store.close()
