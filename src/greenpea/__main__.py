@@ -2,4 +2,5 @@
 
 from greenpea.cli import main
 
-main()
+if __name__ == "__main__":  # processes that train beside this one import it without running it
+    main()
