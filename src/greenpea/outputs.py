@@ -7,6 +7,7 @@ A head is one matrix of weights [embedding + 1, output], its last row the bias. 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -22,9 +23,7 @@ Likelihood = Literal["dirichlet-multinomial", "multinomial"]
 # ln s is kept in bounds where s is a concentration: from far below one vote's worth to a sharp multinomial.
 LOG_CONCENTRATION = (-6.0, 14.0)
 SMALLEST_LOG = -60.0  # of a fraction or concentration: float32 would round less to 0, whose ln Γ is infinite
-# Products always have this many rows, the last block filled up: the arithmetic, and so the last bit of every
-# result, does not depend on how callers batch.
-BLOCK = 64
+EXACT_BITS = 53  # of a float64: sums of whole numbers of so many are exact
 
 
 @dataclass(frozen=True)
@@ -69,17 +68,35 @@ class Layout:
 def apply(
     weights: Float[np.ndarray, "draw row output"], embeddings: Float[np.ndarray, "subject embedding"]
 ) -> Float[np.ndarray, "subject draw output"]:
-    """Return the outputs of every draw's weights on every embedding, `BLOCK` subjects in one product."""
+    """Return the outputs of every draw's weights on every embedding: one product."""
     draws, rows, outputs = weights.shape
     flat = np.ascontiguousarray(weights[:, :-1].transpose(1, 0, 2)).reshape(rows - 1, draws * outputs)
     bias = weights[:, -1].reshape(-1)
-    out = np.empty((len(embeddings), draws * outputs), np.float32)
-    block = np.zeros((BLOCK, rows - 1), np.float32)
-    for at in range(0, len(embeddings), BLOCK):
-        some = embeddings[at : at + BLOCK]
-        block[: len(some)], block[len(some) :] = some, 0.0
-        np.add((block @ flat)[: len(some)], bias, out=out[at : at + BLOCK])
+    out = _product(embeddings, flat).astype(np.float32)
+    out += bias
     return out.reshape(len(embeddings), draws, outputs)
+
+
+def _product(
+    values: Float[np.ndarray, "row column"], matrix: Float[np.ndarray, "column result"]
+) -> Float[np.ndarray, "row result"]:
+    """Return ``values @ matrix`` to float32's precision, the same bits whatever else is in the product.
+
+    What a sum rounds to hangs on its order, and that, in one product, on where a row stands, how many columns there
+    are and on the processor. So both are rounded first, to whole numbers of a row's or a column's own unit, few enough
+    bits long that every sum of products is exact.
+    """
+    bits = (EXACT_BITS - max(1, len(matrix) - 1).bit_length()) // 2
+    rows, row_unit = _whole(values, bits, axis=1)
+    columns, column_unit = _whole(matrix, bits, axis=0)
+    return (rows @ columns) * row_unit * column_unit
+
+
+def _whole(values: np.ndarray, bits: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return whole numbers of at most 2^bits, and their units, powers of two: one along ``axis``."""
+    largest = np.abs(values).max(axis=axis, keepdims=True, initial=0.0).astype(np.float64)
+    unit = np.ldexp(1.0, np.frexp(largest)[1] - bits)
+    return np.rint(values / unit), unit
 
 
 def posterior(
@@ -149,12 +166,10 @@ class Geometry:
 
     def distance(self, embeddings: Float[np.ndarray, "subject embedding"]) -> Float[np.ndarray, " subject"]:
         """Return the Mahalanobis distance, in units of the median of subjects kept aside."""
-        out = np.empty(len(embeddings), np.float32)
-        block = np.zeros((len(self.mean), BLOCK))
-        for at in range(0, len(embeddings), BLOCK):
-            some = embeddings[at : at + BLOCK]
-            block[:] = 0.0
-            block[:, : len(some)] = (some.astype(np.float64) - self.mean).T
-            white = solve_triangular(self.factor, block, lower=True, check_finite=False)
-            out[at : at + BLOCK] = np.sqrt((white**2).mean(axis=0))[: len(some)] / self.unit
-        return out
+        white = _product(embeddings.astype(np.float64) - self.mean, self._whitening)
+        return np.asarray(np.sqrt((white**2).mean(axis=1)) / self.unit, np.float32)
+
+    @cached_property
+    def _whitening(self) -> Float[np.ndarray, "embedding embedding"]:
+        # L⁻ᵀ, where x − mean = L ε
+        return solve_triangular(self.factor, np.eye(len(self.mean)), lower=True).T.copy()
