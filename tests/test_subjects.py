@@ -212,7 +212,7 @@ def test_reading_order_reads_each_row_group_once(tmp_path: Path) -> None:
     shuffled = SubjectSet.from_table(table).select(np.random.default_rng(0).permutation(10))
     order = shuffled.reading_order()
     assert [shuffled.source(index) for index in order] == [bytes([i]) for i in range(10)]
-    assert len(shuffled._embedded._groups) == 3  # of five row groups, the latest are kept
+    assert len(shuffled._holders._groups) == 3  # of five row groups, the latest are kept
 
 
 def test_a_folder_of_parquet_tables_is_one_set(tmp_path: Path) -> None:

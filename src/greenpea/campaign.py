@@ -334,8 +334,8 @@ class Campaign:
             return False
         since = (found.folder / EMBEDDED).stat().st_mtime
         rows = np.flatnonzero(np.isin(self.subjects.subject_ids.astype(str), list(found.unreadable)))
-        files = (self.subjects.source(int(row)) for row in rows)
-        return any(isinstance(file, Path) and file.is_file() and file.stat().st_mtime > since for file in files)
+        files = (self.subjects.place(int(row)) for row in rows)
+        return any(file is not None and file.is_file() and file.stat().st_mtime > since for file in files)
 
     # ---- predictions -------------------------------------------------------------------------------
 

@@ -28,6 +28,14 @@ MAX_PIXELS = 10**8
 MAX_GUNZIPPED = 2**30  # bytes
 MAX_CHANNELS_BY_GUESS = 16  # a NumPy axis longer than this is not taken for the channels
 
+# By which files in a folder or a tar are taken for images. Of two endings that both fit, the longer stands first.
+ENDINGS = (".fits.gz", ".fits.fz", ".fit.gz", ".png", ".jpg", ".jpeg", ".fits", ".fit", ".fts", ".npy")
+
+
+def ending_of(name: str) -> str:
+    """Return the ending by which a file's name says that it is an image, such as ``.fits.gz``, or ""."""
+    return next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
+
 
 class Unreadable(GreenpeaError):
     """An image that cannot be used; ``reason`` says why in plain words, without the name."""
@@ -87,6 +95,14 @@ def decode(data: bytes, at_least: int | None = None) -> Num[np.ndarray, "y x cha
                 state = "truncated" if "truncated" in told else f"broken: {told}"
                 raise Unreadable(f"the {kind} is {state}") from error
     raise Unreadable("not an image Greenpea reads: PNG, JPEG, FITS, NPY")
+
+
+def usual_ending(data: bytes) -> str:
+    """Return the ending that a file with these bytes should have, by its first ones; ".bin" for no image."""
+    if data.startswith(b"\x1f\x8b"):
+        return ".fits.gz"
+    kinds = {"PNG": ".png", "JPEG": ".jpg", "FITS": ".fits", "NPY": ".npy"}
+    return next((kinds[kind] for kind, magic, _ in DECODERS if data.startswith(magic)), ".bin")
 
 
 def _gunzip(data: bytes) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,32 +16,25 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
+from greenpea import shards
 from greenpea.errors import GreenpeaError, did_you_mean
 from greenpea.files import replacing
+from greenpea.formats import ENDINGS, ending_of
+from greenpea.locations import LOCATIONS, Holders, absolute, of_files, of_table, reading_order, relative
+from greenpea.locations import concatenate as concatenate_locations
 from greenpea.tables import ID_COLUMNS, column_as_strings, find_id_column, read_table, refuse_duplicates
 
 FILE = "subjects.parquet"
 VERSION = 1
 
-# Of two endings that both fit, the longer stands first.
-IMAGE_ENDINGS = (".fits.gz", ".fits.fz", ".fit.gz", ".png", ".jpg", ".jpeg", ".fits", ".fit", ".fts", ".npy")
 IMAGE_COLUMNS = (
     *("image", "image.bytes", "image_bytes", "file", "filename", "file_name", "file_loc", "filepath", "file_path"),
     *("path", "image_path", "png_loc", "jpg_loc", "fits_loc"),
 )
 
-LOCATIONS = pa.schema(
-    [
-        ("image", pa.string()),  # the file, or the Parquet table that embeds the bytes; "" where none is named
-        ("image_row", pa.int64()),  # the row of that table, from 0; null for a file
-        ("image_column", pa.string()),  # its column of bytes, such as image.bytes; null for a file
-        ("image_table_size", pa.int64()),  # the table's size at import, bytes: tells that it was rewritten since
-    ]
-)
 RESERVED = ("subject_id", *LOCATIONS.names)
 
 
@@ -65,7 +57,7 @@ class SubjectSet:
     locations: pa.Table
     metadata: pa.Table
     note: str = ""
-    _embedded: _EmbeddedImages = field(default_factory=lambda: _EmbeddedImages(), repr=False)
+    _holders: Holders = field(default_factory=Holders, repr=False)
 
     def __post_init__(self) -> None:
         tables = [self.locations, self.metadata] if self.metadata.num_columns else [self.locations]
@@ -99,16 +91,29 @@ class SubjectSet:
         image_column: str | None = None,
         root: str | Path | None = None,
     ) -> SubjectSet:
-        """Return the subjects of a folder of images (`from_folder`), of a table (`from_table`), or of several
-        Parquet tables in one folder without images, as large sets are published."""
+        """Return the subjects of a folder of images (`from_folder`), of a table (`from_table`), of shards
+        (`from_shards`), or of several Parquet tables in one folder without images, as large sets are published."""
+        if shards.are_at(path):
+            _refuse_columns(path, "holds shards, which know their subjects", id_column, image_column)
+            return cls.from_shards(path)
         if not Path(path).is_dir():
             return cls.from_table(path, id_column, image_column, root)
         tables = sorted(Path(path).glob("*.parquet"))
-        if tables and not any(_ending(name) for name in _files(Path(path))):
+        if tables and not any(ending_of(name) for name in _files(Path(path))):
             return cls.concatenate([cls.from_table(table, id_column, image_column, root) for table in tables])
-        if id_column is not None or image_column is not None:
-            raise GreenpeaError(f"{path} is a folder, which has no columns: give the table, or leave the columns out")
+        _refuse_columns(path, "is a folder, which has no columns: give the table", id_column, image_column)
         return cls.from_folder(path)
+
+    @classmethod
+    def from_shards(cls, path: str | Path) -> SubjectSet:
+        """Return the subjects of shards: what `packing.pack` made, or WebDataset's tars, in a folder or one alone.
+
+        With an index the shards themselves are not opened. Without one the tars' headers are read: each image is a
+        subject, named by its path in the tar without its ending, or by ``subject_id`` in the JSON beside it.
+        """
+        table, folder, note = shards.subjects_of(Path(path))
+        refuse_duplicates(column_as_strings(table["subject_id"]), "subject_id", str(path))
+        return cls._of_table(table, folder, note)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> SubjectSet:
@@ -123,7 +128,7 @@ class SubjectSet:
         found: dict[str, str] = {}
         others = 0
         for name in _files(base):
-            ending = _ending(name)
+            ending = ending_of(name)
             if not ending:
                 others += 1
                 continue
@@ -135,7 +140,7 @@ class SubjectSet:
             found[subject] = name
         if not found:
             raise GreenpeaError(
-                f"{folder} holds no images ({', '.join(IMAGE_ENDINGS)})"
+                f"{folder} holds no images ({', '.join(ENDINGS)})"
                 + (f", but {others} other files: give the table itself if one of them lists the images" * bool(others))
             )
         note = f"{others} files that are not images were left out" if others else ""
@@ -153,7 +158,8 @@ class SubjectSet:
         """Return subjects whose images are files; relative ``paths`` are relative to ``root``, "" is none."""
         ids = np.asarray(subject_ids, dtype=object)
         refuse_duplicates(ids, "subject_id", "the subjects")
-        return cls(ids, _file_locations(_absolute(paths, root)), pa.table({}) if metadata is None else metadata, note)
+        locations = of_files(absolute(pa.array([str(path) for path in paths], pa.string()), root))
+        return cls(ids, locations, pa.table({}) if metadata is None else metadata, note)
 
     @classmethod
     def from_table(
@@ -181,11 +187,11 @@ class SubjectSet:
         column = _find_image_column(fields, image_column, where)
         base = (path.parent if root is None else Path(root)).resolve()
         if _holds_bytes(fields.field(column).type):
-            locations, names = _embedded_locations(path, column, base)
+            locations, names = of_table(path, column, base)
         else:
             names = column_as_strings(table[column])
             _refuse_addresses(names, column, where)
-            locations = _file_locations(_absolute(names, base))
+            locations = of_files(absolute(pa.array(names, pa.string()), base))
         ids, id_column, note = _identify(table, id_column, names, column, where)
         metadata = table.drop_columns([name for name in (id_column, column) if name in table.column_names])
         return cls(ids, locations, _without_reserved(metadata), note)
@@ -210,7 +216,7 @@ class SubjectSet:
             metadata = pa.concat_tables(held, promote_options="default").drop_columns("subject_id")
         except pa.ArrowException as error:
             raise GreenpeaError(f"the sets' columns cannot be joined: {error}; make them alike") from error
-        locations = pa.concat_tables([subjects.locations for subjects in sets])
+        locations = concatenate_locations([subjects.locations for subjects in sets])
         note = "; ".join(dict.fromkeys(subjects.note for subjects in sets if subjects.note))
         return cls(ids, locations, metadata, note)
 
@@ -220,36 +226,32 @@ class SubjectSet:
         """Return where the image is: a file's path (which need not exist), or the embedded bytes themselves.
 
         ``b""`` where the table names no image. Raises GreenpeaError where the table that embeds it is gone
-        or was rewritten. May be called from several threads.
+        or was rewritten, `Unreadable` where a shard lacks it. May be called from several threads.
         """
-        image, row, column, size = (self.locations[name][index].as_py() for name in LOCATIONS.names)
-        if row is None:
-            return Path(image) if image else b""
-        return self._embedded.read(image, column, row, size)
+        return self._holders.read({name: self.locations[name][index].as_py() for name in self.locations.column_names})
+
+    def place(self, index: int) -> Path | None:
+        """Return the file that is the image, or that holds it; None where none is named. Nothing is opened."""
+        image = self.locations["image"][index].as_py()
+        return Path(image) if image else None
 
     def reading_order(self) -> Int[np.ndarray, " subject"]:
-        """Return the subjects' indices in the order that reads every row group of every table once."""
-        if self.locations["image_row"].null_count == len(self):
-            return np.arange(len(self))
-        tables = self.locations["image"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-        rows = pc.fill_null(self.locations["image_row"], -1).to_numpy()
-        return np.lexsort((rows, tables))
+        """Return the subjects' indices in the order that reads every table and shard once, from front to back."""
+        return reading_order(self.locations)
 
     def select(self, rows: np.ndarray | Sequence[int]) -> SubjectSet:
         """Return some subjects, by index or boolean mask, in that order."""
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
         metadata = self.metadata.take(rows) if self.metadata.num_columns else self.metadata
-        return SubjectSet(self.subject_ids[rows], self.locations.take(rows), metadata, self.note, self._embedded)
+        return SubjectSet(self.subject_ids[rows], self.locations.take(rows), metadata, self.note, self._holders)
 
     # ---- tables ------------------------------------------------------------------------------------
 
     def to_table(self) -> pa.Table:
-        """Return one row per subject: ``subject_id``, ``image`` (and `LOCATIONS` where embedded), metadata."""
-        columns = {"subject_id": pa.array(self.subject_ids, pa.string()), "image": self.locations["image"]}
-        if self.locations["image_row"].null_count < len(self):
-            columns |= {name: self.locations[name] for name in LOCATIONS.names}
-        return pa.table(columns | _columns(self.metadata))
+        """Return one row per subject: ``subject_id``, where its image is (`LOCATIONS`, what is needed), metadata."""
+        ids = pa.array(self.subject_ids, pa.string())
+        return pa.table({"subject_id": ids} | _columns(self.locations) | _columns(self.metadata))
 
     def save(self, folder: str | Path) -> Path:
         """Write ``subjects.parquet`` in a campaign's folder and return its path.
@@ -257,11 +259,9 @@ class SubjectSet:
         Paths inside the folder are stored relative to it, so that it can move as a whole; others are
         absolute. Embedded images are stored as a reference (table, row), not copied.
         """
-        base = f"{Path(folder).resolve()}{os.sep}"
         table = self.to_table()
         place = table.column_names.index("image")
-        images = [image.removeprefix(base) for image in table["image"].to_pylist()]
-        table = table.set_column(place, "image", pa.array(images, pa.string()))
+        table = table.set_column(place, "image", relative(table["image"], folder))
         about = {"version": VERSION, "note": self.note}
         path = Path(folder) / FILE
         with replacing(path) as temporary:
@@ -281,107 +281,15 @@ class SubjectSet:
         about = json.loads((table.schema.metadata or {}).get(b"greenpea.subjects", b"{}"))
         if about.get("version") != VERSION:
             raise GreenpeaError(f"{path} was not written by this version of Greenpea: import the subjects again")
-        images = _absolute(table["image"].to_pylist(), folder)
-        locations = _file_locations(images)
-        if "image_row" in table.column_names:
-            locations = table.select(LOCATIONS.names).set_column(0, "image", pa.array(images, pa.string()))
+        return cls._of_table(table.replace_schema_metadata(None), folder, about["note"])
+
+    @classmethod
+    def _of_table(cls, table: pa.Table, folder: str | Path, note: str) -> SubjectSet:
+        """Return the set of a table such as `to_table` gives, with paths from ``folder``."""
+        locations = table.select([name for name in LOCATIONS.names if name in table.column_names])
+        locations = locations.set_column(0, "image", absolute(table["image"], folder))
         metadata = table.drop_columns([name for name in RESERVED if name in table.column_names])
-        ids = column_as_strings(table["subject_id"])
-        return cls(ids, locations.replace_schema_metadata(None), metadata.replace_schema_metadata(None), about["note"])
-
-
-# ---- embedded images ---------------------------------------------------------------------------------
-
-
-class _EmbeddedImages:
-    """Bytes inside Parquet tables, read one row group at a time; the latest few row groups are kept.
-
-    Lazily, so that a table larger than memory can be streamed: in `SubjectSet.reading_order` every row group
-    is read once. A table written as one row group is held whole while it is read.
-    """
-
-    KEPT = 3  # workers that read in order are in neighbouring row groups
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._tables: dict[str, tuple[pq.ParquetFile, Int[np.ndarray, " group"]]] = {}
-        self._groups: dict[tuple[str, str, int], pa.ChunkedArray] = {}
-
-    def __reduce__(self) -> tuple[type[_EmbeddedImages], tuple[()]]:
-        # Open files and locks do not travel to another process; they are opened again there.
-        return _EmbeddedImages, ()
-
-    def read(self, table: str, column: str, row: int, size: int) -> bytes:
-        with self._lock:
-            try:
-                file, ends = self._open(table, size)
-                group = int(np.searchsorted(ends, row, side="right"))
-                values = self._group(file, table, column, group)
-            except (pa.ArrowException, OSError) as error:
-                raise GreenpeaError(f"the table {table} cannot be read: {error}") from error
-        value = values[row - (int(ends[group - 1]) if group else 0)].as_py()
-        return b"" if value is None else bytes(value)
-
-    def _open(self, table: str, size: int) -> tuple[pq.ParquetFile, Int[np.ndarray, " group"]]:
-        if table not in self._tables:
-            if not Path(table).is_file():
-                raise GreenpeaError(f"the table that embeds the image is not found: {table}")
-            if Path(table).stat().st_size != size:
-                raise GreenpeaError(f"the table {table} was rewritten since the import: import the subjects again")
-            file = pq.ParquetFile(table)
-            groups = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-            self._tables[table] = file, np.cumsum(groups)
-        return self._tables[table]
-
-    def _group(self, file: pq.ParquetFile, table: str, column: str, group: int) -> pa.ChunkedArray:
-        key = table, column, group
-        if key not in self._groups:
-            if len(self._groups) == self.KEPT:
-                del self._groups[next(iter(self._groups))]
-            self._groups[key] = _bytes_of(file.read_row_group(group, columns=[column]))
-        return self._groups[key]
-
-
-def _bytes_of(table: pa.Table) -> pa.ChunkedArray:
-    column = table.column(0)
-    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
-
-
-def _embedded_locations(path: Path, name: str, base: Path) -> tuple[pa.Table, np.ndarray]:
-    """Return the locations, and the paths written beside the bytes ("" where there are none)."""
-    file = pq.ParquetFile(path)
-    kind = file.schema_arrow.field(name).type
-    rows = file.metadata.num_rows
-    names = np.full(rows, "", dtype=object)
-    if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
-        names = column_as_strings(pc.struct_field(file.read(columns=[f"{name}.path"]).column(0), "path"))
-    column = f"{name}.bytes" if pa.types.is_struct(kind) else name
-    missing = _null_rows(file, column)
-    table = str(path.resolve())
-    images = np.full(rows, table, dtype=object)
-    images[missing] = _absolute(names[missing], base)
-    return pa.table(
-        [
-            pa.array(images, pa.string()),
-            pa.array(np.arange(rows), pa.int64(), mask=missing),
-            pa.array(np.full(rows, column, dtype=object), pa.string(), mask=missing),
-            pa.array(np.full(rows, path.stat().st_size), pa.int64(), mask=missing),
-        ],
-        schema=LOCATIONS,
-    ), names
-
-
-def _null_rows(file: pq.ParquetFile, column: str) -> Bool[np.ndarray, " row"]:
-    """Where a column of bytes is null; only row groups whose statistics do not rule it out are read."""
-    masks = [np.zeros(0, bool)]
-    for index in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(index)
-        leaf = next(leaf for i in range(group.num_columns) if (leaf := group.column(i)).path_in_schema == column)
-        if leaf.statistics is not None and leaf.statistics.has_null_count and leaf.statistics.null_count == 0:
-            masks.append(np.zeros(group.num_rows, bool))
-        else:
-            masks.append(pc.is_null(_bytes_of(file.read_row_group(index, columns=[column]))).to_numpy())
-    return np.concatenate(masks)
+        return cls(column_as_strings(table["subject_id"]), locations, metadata, note)
 
 
 # ---- reading folders and tables ----------------------------------------------------------------------
@@ -402,21 +310,6 @@ def _files(base: Path) -> Iterator[str]:
             yield (within / name).as_posix()
 
 
-def _ending(name: str) -> str:
-    return next((ending for ending in IMAGE_ENDINGS if name.lower().endswith(ending)), "")
-
-
-def _file_locations(images: Sequence[str]) -> pa.Table:
-    nothing = [pa.nulls(len(images), kind) for kind in LOCATIONS.types[1:]]
-    return pa.table([pa.array(images, pa.string()), *nothing], schema=LOCATIONS)
-
-
-def _absolute(paths: Sequence[str | Path] | np.ndarray, base: str | Path) -> list[str]:
-    # Strings, not Paths: a set may hold millions. An absolute path stands as it is (os.path.join).
-    base = str(Path(base).resolve())
-    return [os.path.join(base, path) if path else "" for path in map(str, paths)]  # noqa: PTH118
-
-
 def _read_without_bytes(path: Path, text: Sequence[str]) -> tuple[pa.Schema, pa.Table, int]:
     """Return a table's whole schema, its rows without the columns that embed bytes, and how many they are."""
     if not path.name.lower().endswith((".parquet", ".pq")):
@@ -431,6 +324,11 @@ def _read_without_bytes(path: Path, text: Sequence[str]) -> tuple[pa.Schema, pa.
     except (pa.ArrowException, OSError) as error:
         raise GreenpeaError(f"{path} cannot be read as a table: {error}") from error
     return fields, table.replace_schema_metadata(None), file.metadata.num_rows
+
+
+def _refuse_columns(path: str | Path, why: str, *columns: str | None) -> None:
+    if any(column is not None for column in columns):
+        raise GreenpeaError(f"{path} {why}; leave the columns out")
 
 
 def _holds_bytes(kind: Any) -> bool:

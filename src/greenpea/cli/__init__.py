@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +35,13 @@ AFTER_TRAINING = ("learning.draws", "learning.seed", "learning.precision", "lear
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign's folder.")]
 TreeName = Annotated[str, typer.Argument(metavar="NAME", help="A shipped tree's name, or a JSON file.")]
+
+
+class PackFormat(StrEnum):
+    """What `pack` writes."""
+
+    tar = "tar"
+    parquet = "parquet"
 
 
 def main() -> None:
@@ -141,6 +150,48 @@ def simulate(
     say_next("train" if imported.votes else "serve", folder)
 
 
+@app.command()
+def pack(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images, a table, or a campaign.")],
+    out: Annotated[Path, typer.Option(help="The folder where the shards go.")],
+    kind: Annotated[
+        PackFormat, typer.Option("--format", help="tar, as WebDataset reads them, or parquet with embedded images.")
+    ] = PackFormat.tar,
+    size: Annotated[int, typer.Option(help="Images in a shard.", min=1)] = 10_000,
+    id_column: Annotated[str | None, typer.Option(help="The column that identifies subjects.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="The column with the images or their paths.")] = None,
+) -> None:
+    """Pack images into few large files, where millions of small ones would hurt. Interrupted, run it again: it goes on.
+
+    Images are kept as they are, with the table's other columns; the shards then stand for the folder or table.
+
+    Examples:
+
+      greenpea pack images/ --out shards
+
+      greenpea pack galaxies.csv --out shards --format parquet --size 50000
+    """
+    from greenpea.campaign import SETTINGS
+    from greenpea.packing import pack as write
+    from greenpea.subjects import SubjectSet
+
+    if (source / SETTINGS).is_file():
+        subjects = SubjectSet.load(source)
+    else:
+        subjects = SubjectSet.open(source, id_column, image_column)
+    with progress() as report:
+        done = write(subjects, out, kind.value, size, report)
+    _show_unreadable([list(one) for one in done.missing], "are missing; they stay and will be listed as unreadable")
+    again = f", {done.kept:,} of which were there already" if done.kept else ""
+    console.print(
+        f"{done.subjects:,} subjects are in {done.shards:,} shards{again} in [bold]{plain(done.out)}[/bold] "
+        f"({done.bytes / 2**20:,.1f} MiB)."
+    )
+    console.print(
+        f"Next: [bold]greenpea init NAME --tree TREE --subjects {plain(shlex.quote(str(out)))}[/bold]", soft_wrap=True
+    )
+
+
 # ---- learning ----------------------------------------------------------------------------------------
 
 
@@ -182,10 +233,10 @@ def train(
     say_next("predict", folder)
 
 
-def _show_unreadable(unreadable: list[list[str]]) -> None:
+def _show_unreadable(unreadable: list[list[str]], what: str = "could not be read and were left out") -> None:
     if not unreadable:
         return
-    console.print(f"[yellow]{len(unreadable):,} images could not be read and were left out:[/yellow]")
+    console.print(f"[yellow]{len(unreadable):,} images {what}:[/yellow]")
     for subject, reason in unreadable[:5]:
         console.print(f"  {plain(subject)}: {plain(reason)}", highlight=False)
     if len(unreadable) > 5:

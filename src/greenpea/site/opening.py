@@ -119,12 +119,12 @@ def fill(
         version=active.number,
         published=published,
         kept=active.workflow != workflow,
-        missing=tuple(str(subjects.subject_ids[row]) for row in rows if _is_missing(subjects.source(row))),
+        missing=tuple(str(subjects.subject_ids[row]) for row in rows if _is_missing(subjects.place(row))),
     )
 
 
-def _is_missing(source: Path | bytes) -> bool:
-    return isinstance(source, Path) and not source.is_file()
+def _is_missing(place: Path | None) -> bool:
+    return place is not None and not place.is_file()
 
 
 def _is_news(workflow: Workflow, versions: Sequence[Version]) -> bool:

@@ -1,0 +1,134 @@
+"""Packing: a set of subjects into shards. Killed anywhere, the same call goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from greenpea import shards
+from greenpea.errors import GreenpeaError
+from greenpea.files import replacing
+from greenpea.formats import Unreadable, read_bytes
+from greenpea.shards import Location, Manifest
+from greenpea.subjects import SubjectSet
+
+SIZE = 10_000  # subjects in a shard
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `pack` did."""
+
+    out: Path
+    subjects: int
+    shards: int
+    kept: int  # shards that an earlier call had finished
+    bytes: int
+    missing: tuple[tuple[str, str], ...]  # subjects without an image, and why: they stay, and are listed as unreadable
+
+
+def pack(
+    subjects: SubjectSet,
+    out: str | Path,
+    kind: Literal["tar", "parquet"] = "tar",
+    size: int = SIZE,
+    report: Callable[[str, float, str], None] | None = None,
+) -> Packed:
+    """Write the images of ``subjects``, as their files are, into shards of ``size`` subjects in the folder ``out``.
+
+    Nothing is decoded: what is broken stays so, and is listed when it is loaded. Metadata go into the shards and
+    their index. A shard that is finished is not written again. The same subjects give the same bytes. Memory is
+    that of a row group. Raises GreenpeaError where ``out`` holds other things.
+    """
+    out, manifest = Path(out), Manifest(kind, size, len(subjects))
+    _begin(out, manifest)
+    kept = 0
+    try:
+        for number in range(manifest.count):
+            rows = np.arange(number * size, min((number + 1) * size, len(subjects)))
+            if report:
+                report("packing", rows[0] / len(subjects), f"{rows[0]:,} of {len(subjects):,}")
+            if _is_done(out, number, subjects.subject_ids[rows]):
+                kept += 1
+            else:
+                _write(subjects, rows, out, number, kind)
+    except OSError as error:
+        raise GreenpeaError(
+            f"{out} cannot be written: {error.strerror or error}. What is finished stays: then run the same again"
+        ) from error
+    written = [shards.place_of(out, number, kind) for number in range(manifest.count)]
+    return Packed(
+        out, len(subjects), manifest.count, kept, sum(one.stat().st_size for one in written), _missing(out, manifest)
+    )
+
+
+def _begin(out: Path, manifest: Manifest) -> None:
+    if (out / shards.MANIFEST).is_file():
+        found = Manifest.load(out)
+        if found != manifest:
+            raise GreenpeaError(
+                f"{out} holds {found.subjects:,} subjects in {found.format} shards of {found.size:,}, and now it is "
+                f"{manifest.subjects:,} in {manifest.format} shards of {manifest.size:,}: choose another folder"
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise GreenpeaError(f"{out} is not empty: choose a new folder for the shards")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        manifest.save(out)
+    except OSError as error:
+        raise GreenpeaError(f"{out} cannot be written: {error.strerror or error}; choose another folder") from error
+
+
+def _is_done(out: Path, number: int, subject_ids: np.ndarray) -> bool:
+    index = shards.index_of(out, number)
+    if not index.is_file():
+        return False
+    done = pq.read_table(index, columns=["subject_id"])["subject_id"].to_pylist()
+    if done != list(subject_ids):
+        raise GreenpeaError(f"{out}: shard {number} holds other subjects than these: choose another folder")
+    return True
+
+
+def _write(subjects: SubjectSet, rows: np.ndarray, out: Path, number: int, kind: str) -> None:
+    some = subjects.select(rows)
+    shard = shards.place_of(out, number, kind)
+    where: list[Location | None] = []
+    about = some.metadata.to_pylist() if some.metadata.num_columns else [{}] * len(some)
+    with replacing(shard) as temporary:
+        with temporary.open("wb") as file:
+            writer = shards.WRITERS[kind](file, shard.name, some.metadata.schema)
+            for row, subject_id in enumerate(some.subject_ids):
+                data = _image(some, row)
+                if isinstance(data, bytes):
+                    writer.add(int(rows[row]), str(subject_id), data, about[row])
+                where.append(None if isinstance(data, bytes) else {"image": "", "image_problem": data.reason})
+            places = iter(writer.close())
+        if kind == "parquet":
+            shards.keep_footer(temporary, shard)
+    found = [next(places) if place is None else place for place in where]
+    shards.write_index(out, number, some.subject_ids, found, some.metadata)
+
+
+def _image(subjects: SubjectSet, row: int) -> bytes | Unreadable:
+    try:
+        return read_bytes(subjects.source(row)) or Unreadable("no image is named")
+    except Unreadable as error:
+        return error
+    except GreenpeaError as error:
+        return Unreadable(str(error))
+
+
+def _missing(out: Path, manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    missing: list[tuple[str, str]] = []
+    for number in range(manifest.count):
+        index = pq.ParquetFile(shards.index_of(out, number))
+        if "image_problem" in index.schema_arrow.names:
+            rows = index.read(columns=["subject_id", "image_problem"]).to_pylist()
+            missing += [(row["subject_id"], row["image_problem"]) for row in rows if row["image_problem"]]
+    return tuple(missing)
