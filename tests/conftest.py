@@ -14,7 +14,15 @@ from greenpea.store import Store
 from site_hands import drop_database, new_database, postgres_server
 
 # Shapes in annotations are checked at run time in the rooms where axes matter most.
-CHECKED = ["greenpea.posterior", "greenpea.information", "greenpea.calibration", "greenpea.catalogue"]
+CHECKED = [
+    "greenpea.posterior",
+    "greenpea.mixture",
+    "greenpea.measurements",
+    "greenpea.labels",
+    "greenpea.information",
+    "greenpea.calibration",
+    "greenpea.catalogue",
+]
 install_import_hook(CHECKED, "beartype.beartype")
 
 settings.register_profile("here", deadline=None)

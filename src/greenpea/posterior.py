@@ -28,7 +28,8 @@ from jaxtyping import Float, Int, Num
 from scipy.special import betaln, gammaln, logsumexp, xlog1py, xlogy
 
 from greenpea.errors import GreenpeaError
-from greenpea.quantiles import average, quantiles
+from greenpea.mixture import Mixture, check_weights, join_weights
+from greenpea.quantiles import quantiles
 from greenpea.tree import DecisionTree
 from greenpea.votes import Votes
 
@@ -54,7 +55,7 @@ class Variance(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Posterior:
+class Posterior(Mixture):
     """Predicted distributions for subjects on a tree; immutable, numpy only, ignorant of networks.
 
     ``parameters[question]`` are as in the table above; ``families[question]`` names the likelihood.
@@ -88,7 +89,7 @@ class Posterior:
                     f"parameters of {slug!r} have shape {self.parameters[slug].shape}, expected {shape}"
                 )
         if self.weights is not None:
-            _check_weights(self.weights, (draws, len(self.subject_ids)))
+            check_weights(self.weights, (draws, len(self.subject_ids)))
         for name in ("families", "parameters"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
@@ -120,9 +121,6 @@ class Posterior:
         """Join posteriors of different subjects, on the same tree and with the same draws."""
         first = parts[0]
         distances = [part.distance for part in parts if part.distance is not None]
-        weights = None
-        if any(part.weights is not None for part in parts):
-            weights = np.concatenate([part._shares() for part in parts], axis=1)
         return Posterior(
             tree=first.tree,
             subject_ids=np.concatenate([part.subject_ids for part in parts]),
@@ -131,43 +129,8 @@ class Posterior:
                 slug: np.concatenate([part.parameters[slug] for part in parts], axis=1) for slug in first.parameters
             },
             distance=np.concatenate(distances) if len(distances) == len(parts) else None,
-            weights=weights,
+            weights=join_weights(list(parts)),
         )
-
-    # ---- the draws ---------------------------------------------------------------------------------
-
-    @property
-    def log_weights(self) -> Float[np.ndarray, "draw subject"]:
-        """ln of each draw's share of the mixture: −∞ where it has none, −ln T where all count alike."""
-        with np.errstate(divide="ignore"):
-            return np.log(self._shares())
-
-    def _shares(self) -> Float[np.ndarray, "draw subject"]:
-        if self.weights is None:
-            return np.full((self.draws, len(self)), 1 / self.draws)
-        return np.asarray(self.weights, np.float64)
-
-    @property
-    def effective_draws(self) -> Float[np.ndarray, " subject"]:
-        """How many equally weighted draws each subject's mixture is worth: 1/Σ w² (Kish 1965), from 1 to T."""
-        if self.weights is None:
-            return np.full(len(self), float(self.draws))
-        return 1 / np.square(self.weights, dtype=np.float64).sum(axis=0)
-
-    def average(self, values: Num[np.ndarray, "draw subject ..."]) -> Float[np.ndarray, "subject ..."]:
-        """Return the mixture's mean of what each draw says: Σ_t w_t v_t."""
-        return average(values, self.weights)
-
-    def pick(self, size: int, rng: np.random.Generator) -> Int[np.ndarray, "size subject"]:
-        """Return, for each subject, ``size`` draws picked at random by their weights (with replacement)."""
-        shape = (size, len(self))
-        if self.weights is None:
-            return rng.integers(self.draws, size=shape)
-        # Every subject's cumulative weights end to end, so that one search serves all.
-        cumulative = np.cumsum(self.weights, axis=0, dtype=np.float64)
-        ladder = (cumulative / cumulative[-1] + np.arange(len(self))).T.ravel()
-        rungs = np.searchsorted(ladder, rng.random(shape) + np.arange(len(self)), side="right")
-        return np.clip(rungs - self.draws * np.arange(len(self)), 0, self.draws - 1)
 
     # ---- the fractions -----------------------------------------------------------------------------
 
@@ -295,14 +258,6 @@ class Posterior:
     def expected_votes(self, votes: int) -> dict[str, Float[np.ndarray, " subject"]]:
         """Return how many of ``votes`` volunteers are expected at each question."""
         return {slug: votes * self.average(share) for slug, share in self.reach().items()}
-
-
-def _check_weights(weights: np.ndarray, shape: tuple[int, int]) -> None:
-    if weights.shape != shape:
-        raise GreenpeaError(f"weights of the draws have shape {weights.shape}, expected {shape}: draw, subject")
-    # "Not all at least 0", for NaN is neither above nor below.
-    if not ((weights >= 0).all() and np.allclose(weights.sum(axis=0, dtype=np.float64), 1, rtol=0, atol=1e-5)):
-        raise GreenpeaError("weights of the draws are at least 0, and sum to 1 for every subject")
 
 
 # ---- likelihoods, in float64 -------------------------------------------------------------------------

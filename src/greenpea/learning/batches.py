@@ -16,11 +16,14 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from greenpea.learning.settings import Augmentation
 
+# The order in memory that convolutions of two and three dimensions are fastest in, by the number of a batch's axes.
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
-def to_unit(images: Tensor) -> Tensor:
-    """Return images as float32 in channels-last memory; 8-bit ones divided by 255."""
-    scaled = images.float() / 255.0 if images.dtype == torch.uint8 else images.float()
-    return scaled.contiguous(memory_format=torch.channels_last)
+
+def to_unit(arrays: Tensor) -> Tensor:
+    """Return images, spectra or cubes as float32, channels last in memory; 8-bit ones divided by 255."""
+    scaled = arrays.float() / 255.0 if arrays.dtype == torch.uint8 else arrays.float()
+    return scaled.contiguous(memory_format=FORMATS.get(arrays.ndim, torch.contiguous_format))
 
 
 def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
@@ -61,6 +64,7 @@ def _erase(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 class ImageBatches:
     """Some rows of images and targets in random order, augmented anew in each epoch; the same for one seed.
 
+    Without ``augmentation`` any arrays will do, and stay as they are.
     Holds no copy of the images: only the rows of one batch are gathered at a time.
     """
 
@@ -70,7 +74,7 @@ class ImageBatches:
         rows: np.ndarray,
         targets: Tensor,
         batch_size: int,
-        augmentation: Augmentation,
+        augmentation: Augmentation | None,
         seed: int = 0,
     ) -> None:
         self.images, self.rows, self.targets = images, torch.from_numpy(rows), targets
@@ -87,7 +91,9 @@ class ImageBatches:
         for batch in range(len(self)):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             images = to_unit(torch.from_numpy(self.images[rows.numpy()]))
-            yield augment(images, self.augmentation, self.generator), self.targets[rows]
+            if self.augmentation is not None:
+                images = augment(images, self.augmentation, self.generator)
+            yield images, self.targets[rows]
 
 
 class PlainBatches:

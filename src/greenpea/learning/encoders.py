@@ -1,4 +1,7 @@
-"""Encoders: image → embedding. Built of `nn.Module`s only, the residual sum included, so that hooks see all."""
+"""Encoders: array → embedding. Built of `nn.Module`s only, the residual sum included, so that hooks see all.
+
+Arrays have their channels first, then one to three dimensions: spectra, images, cubes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,11 @@ from greenpea.errors import GreenpeaError, did_you_mean
 
 LONGEST_EMBEDDING = 128
 
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+AVERAGES = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+POOLS = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+
 
 class Sum(nn.Module):
     """The residual sum, as a module of its own."""
@@ -18,22 +26,23 @@ class Sum(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut (He+2016); the shortcut averages where the block halves."""
+    """Two convolutions, 3 wide, beside a shortcut (He+2016); the shortcut averages where the block halves."""
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1, dimensions: int = 2) -> None:
         super().__init__()
+        convolution, norm = CONVOLUTIONS[dimensions], NORMS[dimensions]
         self.body = nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(channels_out),
+            convolution(channels_in, channels_out, 3, stride, 1, bias=False),
+            norm(channels_out),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(channels_out),
+            convolution(channels_out, channels_out, 3, 1, 1, bias=False),
+            norm(channels_out),
         )
         # An identity block begins as the identity, which lets short training runs start well (Goyal+2017).
         nn.init.zeros_(self.body[-1].weight)
-        shortcut: list[nn.Module] = [nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []
+        shortcut: list[nn.Module] = [AVERAGES[dimensions](stride, ceil_mode=True)] if stride > 1 else []
         if channels_in != channels_out:
-            shortcut += [nn.Conv2d(channels_in, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)]
+            shortcut += [convolution(channels_in, channels_out, 1, bias=False), norm(channels_out)]
         self.shortcut = nn.Sequential(*shortcut)
         self.sum = Sum()
         self.activation = nn.ReLU(inplace=True)
@@ -43,37 +52,51 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualEncoder(nn.Module):
-    """A compact residual network for small images on ordinary processors.
+    """A compact residual network for small images, spectra or cubes on ordinary processors.
 
-    Four stages of ``width`` × (1, 2, 4, 8) channels. The stem halves images larger than 40 pixels, so that a
-    64-pixel image costs what a 32-pixel one does. Input: [batch, channel, y, x] in [0, 1]; output: the
-    embedding, [batch, 8 × width].
+    Stages of ``width`` × (1, 2, 4, 8) channels. The stem halves arrays longer than 40 pixels, so that a
+    64-pixel image costs what a 32-pixel one does; spectra longer than 256 are thinned by four, above 1,024 by eight.
+    Input: [batch, channel, …], images in [0, 1]; output: the embedding, [batch, 8 × width].
     """
 
     def __init__(
-        self, channels: int = 3, size: int = 64, width: int = 24, blocks: tuple[int, ...] = (1, 1, 1, 1)
+        self,
+        channels: int = 3,
+        size: int = 64,
+        width: int = 24,
+        blocks: tuple[int, ...] = (1, 1, 1, 1),
+        dimensions: int = 2,
     ) -> None:
         super().__init__()
         widths = [width * 2**stage for stage in range(len(blocks))]
         self.embedding_size = widths[-1]
-        stem_stride = 2 if size > 40 else 1
+        convolution, norm = CONVOLUTIONS[dimensions], NORMS[dimensions]
+        stride = stem_stride(size, dimensions)
+        wide = max(3, 2 * stride - 1)  # every pixel is looked at
         layers: list[nn.Module] = [
-            nn.BatchNorm2d(channels, affine=False),  # learns the images' own mean and scale
-            nn.Conv2d(channels, width, 3, stem_stride, 1, bias=False),
-            nn.BatchNorm2d(width),
+            norm(channels, affine=False),  # learns the arrays' own mean and scale
+            convolution(channels, width, wide, stride, wide // 2, bias=False),
+            norm(width),
             nn.ReLU(inplace=True),
         ]
         before = width
         for stage, (after, count) in enumerate(zip(widths, blocks, strict=True)):
             for index in range(count):
-                layers.append(ResidualBlock(before, after, 2 if stage and not index else 1))
+                layers.append(ResidualBlock(before, after, 2 if stage and not index else 1, dimensions))
                 before = after
         self.layers = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = POOLS[dimensions](1)
         self.flatten = nn.Flatten()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.flatten(self.pool(self.layers(images)))
+
+
+def stem_stride(size: int, dimensions: int) -> int:
+    """Return by how much the first convolution thins arrays of this length."""
+    if dimensions == 1 and size > 256:
+        return 8 if size > 1024 else 4
+    return 2 if size > 40 else 1
 
 
 class TimmEncoder(nn.Module):
@@ -127,10 +150,17 @@ class Encoder(nn.Module):
         return self.standard(self.projection(self.network(images)).float())
 
 
-def build(name: str, channels: int, size: int, width: int, pretrained: bool = False) -> Encoder:
-    """Return the encoder called ``residual`` or ``timm:NAME`` for images [batch, channel, size, size]."""
+def build(name: str, channels: int, size: int, width: int, pretrained: bool = False, dimensions: int = 2) -> Encoder:
+    """Return the encoder called ``residual`` or ``timm:NAME`` for arrays [batch, channel, size, …].
+
+    timm's take images, which have two ``dimensions``. Raises GreenpeaError for others.
+    """
     if name == "residual":
-        return Encoder(ResidualEncoder(channels, size, width))
+        if dimensions not in CONVOLUTIONS:
+            raise GreenpeaError(f"arrays with {dimensions} dimensions beside the channels: the encoder takes 1, 2 or 3")
+        return Encoder(ResidualEncoder(channels, size, width, dimensions=dimensions))
     if name.startswith("timm:"):
+        if dimensions != 2:
+            raise GreenpeaError(f"{name} takes images, not arrays of {dimensions} dimensions: use 'residual'")
         return Encoder(TimmEncoder(name.removeprefix("timm:"), channels, size, pretrained))
     raise GreenpeaError(f"no encoder {name!r}: use 'residual', or 'timm:NAME' such as 'timm:resnet18'")

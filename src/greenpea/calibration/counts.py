@@ -1,4 +1,4 @@
-"""Is the posterior right? Proper scores, coverage, PIT, reliability; and maps that recalibrate it.
+"""Posteriors of votes: proper scores, joint coverage, PIT, reliability; a concentration and sharpness per question.
 
 Everything is judged on counts the network never saw. Every score stands beside the constant predictor (which
 sees no image) and the floor of 0.
