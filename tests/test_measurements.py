@@ -10,9 +10,7 @@ from greenpea.errors import GreenpeaError
 from greenpea.measurements import MeasurementLayout, MeasurementPosterior, widen
 
 
-def _posterior(
-    centres: np.ndarray, deviations: np.ndarray, weights: np.ndarray | None = None
-) -> MeasurementPosterior:
+def _posterior(centres: np.ndarray, deviations: np.ndarray, weights: np.ndarray | None = None) -> MeasurementPosterior:
     ids = np.array([f"s{i}" for i in range(centres.shape[1])], dtype=object)
     targets = tuple(f"t{i}" for i in range(centres.shape[2]))
     return MeasurementPosterior(ids, targets, ("1",) * len(targets), centres, deviations, weights=weights)
