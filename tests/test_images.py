@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from astropy.io import fits
 from astropy.visualization import AsinhStretch, AsymmetricPercentileInterval, LinearStretch, make_lupton_rgb
 from hypothesis import given, settings
@@ -54,6 +55,18 @@ def as_fits(*units: Any) -> bytes:
 def as_npy(array: np.ndarray, **options: Any) -> bytes:
     file = io.BytesIO()
     np.save(file, array, **options)
+    return file.getvalue()
+
+
+def as_npz(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def as_tiff(array: np.ndarray, **options: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, **{"photometric": "minisblack"} | options)
     return file.getvalue()
 
 
@@ -244,7 +257,7 @@ def test_npy_types(array: np.ndarray, kind: type) -> None:
 HALF_A_JPEG = as_jpeg(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
 BROKEN: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "0 bytes"),
-    "text": (b"this is not an image\n", "not an image Greenpea reads: PNG, JPEG, FITS, NPY"),
+    "text": (b"this is not an image\n", "not an image Greenpea reads: PNG, JPEG, FITS, TIFF, NPY, NPZ"),
     "half a JPEG": (HALF_A_JPEG[: len(HALF_A_JPEG) // 2], "the JPEG is truncated"),
     "a JPEG's first bytes": (HALF_A_JPEG[:20], "the JPEG is broken"),
     "half a PNG": (as_png(RGB)[:150], "the PNG is truncated"),
@@ -269,6 +282,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 }
 
 WHOLE = [as_png(RGB), as_png(DEEP), as_jpeg(RGB), as_fits(fits.PrimaryHDU(DEEP)), as_npy(RGB)]
+WHOLE += [as_tiff(DEEP, compression="zlib"), as_tiff(RGB, photometric="rgb"), as_npz(a=DEEP, b=RGB)]
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -300,11 +314,18 @@ def test_bombs_are_refused_before_they_take_memory(monkeypatch: pytest.MonkeyPat
     claim = as_npy(np.zeros((2, 2))).replace(b"(2, 2)", b"(9999999, 9999999)").replace(b" " * 11 + b"\n", b"\n")
     with pytest.raises(Unreadable, match="truncated"):
         read(claim)
-    monkeypatch.setattr(formats, "MAX_PIXELS", 50)
-    for data in (as_png(GREY), as_jpeg(GREY), as_fits(fits.PrimaryHDU(GREY)), as_npy(GREY)):
+    monkeypatch.setattr(formats.common, "MAX_PIXELS", 50)
+    for data in (
+        as_png(GREY),
+        as_jpeg(GREY),
+        as_fits(fits.PrimaryHDU(GREY)),
+        as_npy(GREY),
+        as_tiff(GREY),
+        as_npz(a=GREY),
+    ):
         with pytest.raises(Unreadable, match="12 × 9 pixels is more"):
             read(data)
-    monkeypatch.setattr(formats, "MAX_GUNZIPPED", 1000)
+    monkeypatch.setattr(formats, "MAX_UNPACKED", 1000)
     with pytest.raises(Unreadable, match="holds more than"):
         read(gzip.compress(bytes(10**6)))
 
@@ -541,7 +562,7 @@ def test_nothing_vanishes_and_everything_stays_in_order(tmp_path: Path, workers:
     assert loaded.unreadable == (
         UnreadableSubject("s0", "the image is empty (0 bytes)"),
         UnreadableSubject("s37", "the JPEG is truncated"),
-        UnreadableSubject("s98", "not an image Greenpea reads: PNG, JPEG, FITS, NPY"),
+        UnreadableSubject("s98", "not an image Greenpea reads: PNG, JPEG, FITS, TIFF, NPY, NPZ"),
         UnreadableSubject("s99", "file not found"),
     )
     assert len(loaded.rows) + len(loaded.unreadable) == count
@@ -666,8 +687,8 @@ class AtOnce(ThreadPoolExecutor):
 def test_batches_read_no_further_than_one_batch_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subjects = folder_of(tmp_path, **{f"s{index:03d}": bytes_of(index) for index in range(200)})
     asked: list[int] = []
-    source = SubjectSet.source
-    monkeypatch.setattr(SubjectSet, "source", lambda self, row: asked.append(row) or source(self, row))
+    sources = SubjectSet.sources
+    monkeypatch.setattr(SubjectSet, "sources", lambda self, row: asked.append(row) or sources(self, row))
     monkeypatch.setattr(images, "ThreadPoolExecutor", AtOnce)
     stream = batches(subjects, Preparation(size=8), batch_size=32)
     for batch in range(1, 4):
@@ -695,7 +716,7 @@ def test_large_jpegs_are_decoded_small_without_a_visible_difference(
     assert formats.decode(data).shape == (600, 600, 3)
     wanted: list[int | None] = []
     decode = images.decode
-    monkeypatch.setattr(images, "decode", lambda data, least: wanted.append(least) or decode(data, least))
+    monkeypatch.setattr(images, "decode", lambda data, least, parts: wanted.append(least) or decode(data, least))
     load(subjects, Preparation(size=50, crop=0.4))
     assert wanted == [250]  # the part that is used has twice the size wanted
     small = load(subjects, Preparation(size=64)).images[0].astype(float)

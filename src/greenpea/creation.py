@@ -69,7 +69,7 @@ def create(
     found = _votes(tree, path, votes, id_column, subject_set)
     settings = Settings().override(overrides)
     if not any(key.startswith("images.size") for key in overrides):
-        size = min(LARGEST_DEFAULT, images.native_size(subject_set))
+        size = min(LARGEST_DEFAULT, images.native_size(subject_set, settings.images.extensions))
         settings = settings.override([f"images.size={size}"])
     with replacing(folder) as temporary:
         temporary.mkdir()

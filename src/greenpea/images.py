@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from greenpea.errors import GreenpeaError
+from greenpea.formats import Extension, decode, joined, read_bytes
 from greenpea.formats import Unreadable as Unreadable
-from greenpea.formats import decode, read_bytes
 from greenpea.formats import read as read
 from greenpea.subjects import SubjectSet
 
@@ -35,10 +36,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Preparation(BaseModel):
     """How an image becomes what a network sees; stored with every model, since it must not change later.
 
-    In this order: ``bands`` are chosen, the central square is cut out, missing pixels are filled, the square
-    is resized, brightness is stretched, grey and RGB are converted. Resizing comes before stretching, so
-    that flux is averaged and not its logarithm, with a filter that has no negative lobes: no dark rings
-    around stars.
+    In this order: ``extensions`` are opened, ``bands`` are chosen, the central square is cut out, missing pixels are
+    filled, the square is resized, brightness is stretched, grey and RGB are converted. Resizing comes
+    before stretching, so that flux is averaged and not its logarithm, with a filter that has no negative lobes: no
+    dark rings around stars.
 
     Brightness, for ``linear`` and ``asinh``: x = (value − black) / scale, cut off to [0, 1], and for
     ``asinh`` y = asinh(x / softening) / asinh(1 / softening) (astropy's AsinhStretch). For ``lupton``:
@@ -51,6 +52,9 @@ class Preparation(BaseModel):
     """Side of the square, pixels."""
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Central share of the shorter side that is kept."""
+    extensions: tuple[Annotated[int, Field(ge=0)] | str, ...] | None = None
+    """Parts of each file to use, by number from 0 or by name: of a FITS its extensions, of a TIFF its pages, of an NPZ
+    its arrays. Their channels are joined in this order. None: the first that is an image."""
     bands: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Channels to use, from 0, in this order. None: all; for ``lupton`` (2, 1, 0), red first, as files often
     hold their bands from blue to red."""
@@ -73,6 +77,12 @@ class Preparation(BaseModel):
     """Channels wanted: grey becomes RGB by repetition (3), any number becomes grey by the mean (1). None: as
     the images are, which then must all be alike."""
 
+    @model_serializer(mode="wrap")
+    def _as_it_was(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``extensions`` where none are chosen: what older encoders were fingerprinted with stays the same."""
+        known: dict[str, Any] = dump(self)
+        return {key: value for key, value in known.items() if key != "extensions" or value is not None}
+
     @model_validator(mode="after")
     def _consistent(self) -> Preparation:
         low, high = self.percentiles
@@ -80,6 +90,8 @@ class Preparation(BaseModel):
             raise ValueError(f"percentiles {self.percentiles} must rise, from 0 to 100")
         if self.bands is not None and len(self.bands) == 0:
             raise ValueError("bands is empty: leave it out to use all")
+        if self.extensions is not None and len(self.extensions) == 0:
+            raise ValueError("extensions is empty: leave it out to use the first image")
         if self.stretch == "lupton" and self.bands is not None and len(self.bands) != 3:
             raise ValueError(f"lupton makes RGB of three bands, and bands names {len(self.bands)}")
         return self
@@ -91,6 +103,16 @@ class Preparation(BaseModel):
         values outside [0, 1] with ``none``. A blank image is allowed.
         """
         return _prepare(array, self)[0]
+
+
+def assemble(
+    sources: Sequence[Path | bytes], extensions: Sequence[Extension] | None = None, at_least: int | None = None
+) -> Num[np.ndarray, "y x channel"]:
+    """Return the image of a subject, all its channels: of several files, one after the other.
+
+    A JPEG may come smaller (`formats.decode`). Raises `Unreadable`.
+    """
+    return joined([decode(read_bytes(source), at_least, extensions) for source in sources])
 
 
 def _prepare(array: np.ndarray, how: Preparation) -> tuple[Num[np.ndarray, "channel size size"], int]:
@@ -311,12 +333,12 @@ def batches(
         prepared.close()
 
 
-def native_size(subjects: SubjectSet, sample: int = 32) -> int:
+def native_size(subjects: SubjectSet, extensions: Sequence[Extension] | None = None, sample: int = 32) -> int:
     """Return the median shorter side, in pixels, of up to ``sample`` readable images spread over the set."""
     sides = []
     for row in np.unique(np.linspace(0, len(subjects) - 1, min(sample, len(subjects))).astype(np.int64)):
         try:
-            sides.append(min(read(subjects.source(row)).shape[:2]))
+            sides.append(min(assemble(subjects.sources(row), extensions).shape[:2]))
         except GreenpeaError as error:
             problem = error
     if not sides:
@@ -353,7 +375,7 @@ def _prepare_one(subjects: SubjectSet, preparation: Preparation, row: int) -> Re
     # differ by half a level of 255 (root mean square), and it costs a sixth at 1,024 pixels.
     at_least = math.ceil(2 * preparation.size / preparation.crop)
     try:
-        return _prepare(decode(read_bytes(subjects.source(row)), at_least), preparation)
+        return _prepare(assemble(subjects.sources(row), preparation.extensions, at_least), preparation)
     except Unreadable as error:
         return UnreadableSubject(str(subjects.subject_ids[row]), error.reason)
     except GreenpeaError as error:

@@ -32,6 +32,7 @@ LOCATIONS = pa.schema(
         ("image_offset", pa.int64()),  # in a tar: where the bytes begin
         ("image_length", pa.int64()),  # in a tar: how many they are
         ("image_crc32", pa.int64()),  # in a tar: their checksum, where it is known
+        ("image_more", pa.list_(pa.string())),  # further files, whose channels follow those of the first
         ("image_problem", pa.string()),  # why there is no image, where that was known when it was packed
     ]
 )
@@ -68,9 +69,10 @@ def absolute(paths: pa.Array | pa.ChunkedArray, base: str | Path) -> pa.Array:
     return pc.if_else(kept, paths, pc.binary_join_element_wise(root, plain, ""))
 
 
-def relative(paths: pa.ChunkedArray, base: str | Path) -> pa.Array:
+def relative(paths: pa.Array | pa.ChunkedArray, base: str | Path) -> pa.Array:
     """Return absolute paths inside ``base`` as seen from it; others as they are."""
-    paths = paths.combine_chunks()
+    if isinstance(paths, pa.ChunkedArray):
+        paths = paths.combine_chunks()
     root = f"{str(Path(base).resolve()).rstrip(os.sep)}{os.sep}"
     inside = pc.starts_with(paths, root)
     return pc.if_else(inside, pc.utf8_slice_codeunits(paths, len(root)), paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
+from astropy.io import fits
 
 from greenpea import shards
 from greenpea.errors import GreenpeaError
 from greenpea.files import replacing
-from greenpea.formats import Unreadable, read_bytes
+from greenpea.formats import Unreadable, read_bytes, usual_ending
+from greenpea.images import assemble
 from greenpea.shards import Location, Manifest
 from greenpea.subjects import SubjectSet
 
@@ -41,7 +44,8 @@ def pack(
 ) -> Packed:
     """Write the images of ``subjects``, as their files are, into shards of ``size`` subjects in the folder ``out``.
 
-    Nothing is decoded: what is broken stays so, and is listed when it is loaded. Metadata go into the shards and
+    Nothing is decoded but images of several files, which become one: what is broken stays so, and is listed when it is
+    loaded. Metadata go into the shards and
     their index. A shard that is finished is not written again. The same subjects give the same bytes. Memory is
     that of a row group. Raises GreenpeaError where ``out`` holds other things.
     """
@@ -117,11 +121,25 @@ def _write(subjects: SubjectSet, rows: np.ndarray, out: Path, number: int, kind:
 
 def _image(subjects: SubjectSet, row: int) -> bytes | Unreadable:
     try:
-        return read_bytes(subjects.source(row)) or Unreadable("no image is named")
+        sources = subjects.sources(row)
+        if len(sources) > 1:
+            return _as_one(sources)
+        return read_bytes(sources[0]) or Unreadable("no image is named")
     except Unreadable as error:
         return error
     except GreenpeaError as error:
         return Unreadable(str(error))
+
+
+def _as_one(sources: tuple[Path | bytes, ...]) -> bytes:
+    """Return several files as one: a FITS cube where all are FITS, else NPY; the numbers stay as they are."""
+    contents = [read_bytes(source) for source in sources]
+    array, file = assemble(contents), io.BytesIO()
+    if all(usual_ending(data).startswith(".fits") for data in contents):
+        fits.PrimaryHDU(np.ascontiguousarray(np.moveaxis(array, 2, 0))).writeto(file)
+    else:
+        np.save(file, array)
+    return file.getvalue()
 
 
 def _missing(out: Path, manifest: Manifest) -> tuple[tuple[str, str], ...]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,8 @@ class SubjectSet:
         Images are named by path, relative to ``root`` (default: the table's folder), or embedded in a
         Parquet table as bytes: a binary column, or a struct of ``bytes`` and ``path`` as Hugging Face writes
         (where its bytes are null, the path counts). Columns are found by their usual names (`ID_COLUMNS`,
-        `IMAGE_COLUMNS`) unless given; without an id column the file's name without its ending is the id,
+        `IMAGE_COLUMNS`) unless given; several columns of paths, parted by commas, are the bands of one image;
+        without an id column the file's name without its ending is the id,
         and ``note`` says so. The other columns become ``metadata``, except those that embed bytes; one whose
         name is `RESERVED` gets ``table_`` before it.
 
@@ -184,16 +185,18 @@ class SubjectSet:
         fields, table, rows = _read_without_bytes(path, [id_column] if id_column else [])
         if rows == 0:
             raise GreenpeaError(f"{where} has a header but no rows: give a table with one row per subject")
-        column = _find_image_column(fields, image_column, where)
+        column, *more = _image_columns(fields, image_column, where)
         base = (path.parent if root is None else Path(root)).resolve()
-        if _holds_bytes(fields.field(column).type):
+        if not more and _holds_bytes(fields.field(column).type):
             locations, names = of_table(path, column, base)
         else:
             names = column_as_strings(table[column])
             _refuse_addresses(names, column, where)
             locations = of_files(absolute(pa.array(names, pa.string()), base))
+            if more:
+                locations = locations.append_column("image_more", _further(table, more, base))
         ids, id_column, note = _identify(table, id_column, names, column, where)
-        metadata = table.drop_columns([name for name in (id_column, column) if name in table.column_names])
+        metadata = table.drop_columns([name for name in (id_column, column, *more) if name in table.column_names])
         return cls(ids, locations, _without_reserved(metadata), note)
 
     @classmethod
@@ -228,7 +231,13 @@ class SubjectSet:
         ``b""`` where the table names no image. Raises GreenpeaError where the table that embeds it is gone
         or was rewritten, `Unreadable` where a shard lacks it. May be called from several threads.
         """
-        return self._holders.read({name: self.locations[name][index].as_py() for name in self.locations.column_names})
+        return self.sources(index)[0]
+
+    def sources(self, index: int) -> tuple[Path | bytes, ...]:
+        """Return where the image is, as `source`; for a subject of several files, where its further channels are."""
+        place = {name: self.locations[name][index].as_py() for name in self.locations.column_names}
+        more = place.pop("image_more", None) or ()
+        return self._holders.read(place), *(self._holders.read({"image": image}) for image in more)
 
     def place(self, index: int) -> Path | None:
         """Return the file that is the image, or that holds it; None where none is named. Nothing is opened."""
@@ -262,6 +271,8 @@ class SubjectSet:
         table = self.to_table()
         place = table.column_names.index("image")
         table = table.set_column(place, "image", relative(table["image"], folder))
+        if "image_more" in table.column_names:
+            table = _each(table, lambda files: relative(files, folder))
         about = {"version": VERSION, "note": self.note}
         path = Path(folder) / FILE
         with replacing(path) as temporary:
@@ -288,6 +299,8 @@ class SubjectSet:
         """Return the set of a table such as `to_table` gives, with paths from ``folder``."""
         locations = table.select([name for name in LOCATIONS.names if name in table.column_names])
         locations = locations.set_column(0, "image", absolute(table["image"], folder))
+        if "image_more" in locations.column_names:
+            locations = _each(locations, lambda files: absolute(files, folder))
         metadata = table.drop_columns([name for name in RESERVED if name in table.column_names])
         return cls(column_as_strings(table["subject_id"]), locations, metadata, note)
 
@@ -342,6 +355,32 @@ def _names_files(kind: Any) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _image_columns(fields: pa.Schema, wanted: str | None, where: str) -> list[str]:
+    """Return the columns that name the images: one, or several parted by commas, a file each."""
+    if wanted is None or wanted in fields.names or "," not in wanted:
+        return [_find_image_column(fields, wanted, where)]
+    columns = [_find_image_column(fields, name.strip(), where) for name in wanted.split(",") if name.strip()]
+    for name in columns:
+        if _holds_bytes(fields.field(name).type):
+            raise GreenpeaError(f"{where}, column {name!r} embeds images: of several columns each has to name files")
+    return columns
+
+
+def _further(table: pa.Table, columns: Sequence[str], base: Path) -> pa.Array:
+    """Return, per row, the files in ``columns`` as a list."""
+    files = [absolute(pa.array(column_as_strings(table[name]), pa.string()), base) for name in columns]
+    rows = np.arange(table.num_rows)
+    every = pa.concat_arrays(files).take(pa.array((rows[:, None] + table.num_rows * np.arange(len(columns))).ravel()))
+    return pa.ListArray.from_arrays(pa.array(np.arange(0, len(every) + 1, len(columns)), pa.int32()), every)
+
+
+def _each(table: pa.Table, change: Callable[[pa.Array], pa.Array]) -> pa.Table:
+    """Return a table whose further files are changed; rows that have none stay null."""
+    lists = table["image_more"].combine_chunks()
+    changed = pa.ListArray.from_arrays(lists.offsets, change(lists.values), mask=lists.is_null())
+    return table.set_column(table.column_names.index("image_more"), "image_more", changed)
 
 
 def _find_image_column(fields: pa.Schema, wanted: str | None, where: str) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from greenpea.errors import GreenpeaError
-from greenpea.formats import Unreadable, decode, read_bytes
-from greenpea.images import Preparation
+from greenpea.formats import Unreadable, read_bytes, usual_ending
+from greenpea.images import Preparation, assemble
 from greenpea.site import logs
 from greenpea.site.context import Site, site_of
 from greenpea.store import Subject
@@ -53,7 +54,7 @@ class NoPicture(GreenpeaError):
 def sniff(data: bytes) -> str | None:
     """Return the media type of a picture that browsers show, by its first bytes; None for anything else."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
+        return "image/png" if data[24:25] != b"\x10" else None  # of 16 bits: dark without a stretch
     if data.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if data.startswith((b"GIF87a", b"GIF89a")):
@@ -63,14 +64,16 @@ def sniff(data: bytes) -> str | None:
     return None
 
 
-def render(data: bytes, preparation: Preparation) -> bytes:
-    """Return a FITS or NumPy image as PNG: its central square at its own size, stretched as for the network.
+def render(data: bytes | Sequence[bytes], preparation: Preparation) -> bytes:
+    """Return any image (of several files, if need be) as PNG: its central square at its own size, stretched as for
+    the network.
 
     More or fewer bands than make a colour picture become grey by their mean, and a FITS is turned over, since
     its first row is the lowest. Raises `Unreadable`.
     """
-    array = decode(data)
-    if not data.startswith(b"\x93NUMPY"):
+    files = [data] if isinstance(data, bytes) else data
+    array = assemble(files, preparation.extensions)
+    if usual_ending(files[0]).startswith(".fits"):
         array = array[::-1]
     side = min(*array.shape[:2], LARGEST_SIDE)
     bands = np.asarray(preparation.model_copy(update={"size": side, "crop": 1.0, "channels": None}).prepare(array))
@@ -83,10 +86,10 @@ def render(data: bytes, preparation: Preparation) -> bytes:
     return file.getvalue()
 
 
-def picture(data: bytes, preparation: Preparation) -> Picture:
+def picture(data: bytes | Sequence[bytes], preparation: Preparation) -> Picture:
     """Return an image's bytes as they are where browsers show them, else rendered. Raises `Unreadable`."""
-    media_type = sniff(data)
-    if media_type is None:
+    media_type = sniff(data) if isinstance(data, bytes) else None
+    if media_type is None or not isinstance(data, bytes):
         data, media_type = render(data, preparation), "image/png"
     return Picture(data, media_type, f'"{hashlib.blake2b(data, digest_size=12).hexdigest()}"')
 
@@ -128,7 +131,8 @@ class Pictures:
         if not 0 <= index < len(subject.images):
             raise NoPicture(f"subject {subject.subject_id!r} has {len(subject.images)} images, counted from 0")
         try:
-            found = picture(read_bytes(self._source(subject, subject.images[index])), self._preparation)
+            files = [read_bytes(source) for source in self._sources(subject, subject.images[index])]
+            found = picture(files if len(files) > 1 else files[0], self._preparation)
         except GreenpeaError as error:
             self._tell(subject, index, str(error))
             reason = error.reason if isinstance(error, Unreadable) else str(error)
@@ -138,15 +142,15 @@ class Pictures:
         self._keep((subject.id, index), found)
         return found
 
-    def _source(self, subject: Subject, key: str) -> Path | bytes:
+    def _sources(self, subject: Subject, key: str) -> tuple[Path | bytes, ...]:
         if key:
-            return self._folder / key
+            return (self._folder / key,)
         with self._reading:
             row = self._row(subject.subject_id)
             subjects = self._set
         if row is None or subjects is None:
             raise NoPicture(f"{FILE} names no subject {subject.subject_id!r}: import it again")
-        return subjects.source(row)
+        return subjects.sources(row)
 
     def _row(self, subject_id: str) -> int | None:
         """Return the row of a subject; the file is read again only when it has changed since."""
