@@ -351,7 +351,7 @@ def test_a_truncated_checkpoint(fresh: Path, tmp_path: Path) -> None:
         (["evaluate", "{c}", "--folds", "2", "--from", "{c}"], "has learned from some of these subjects"),
         (["evaluate", "{c}", "--folds", "900"], "900 folds of 240 subjects"),
         (["train", "{c}", "--set", "epochs"], "write section.key=value"),
-        (["predict", "{c}", "--out", "c.csv"], "a name ending in .parquet"),
+        (["predict", "{c}", "--out", "c.xlsx"], "written as .parquet, .fits"),
         (["predict", "{c}", "--model", "{c}"], "not a checkpoint"),
         (["simulate", "{c}"], "is not empty"),
         (["evaluate", "{c}", "--votes", "none.csv"], "there is no file"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
 import tomllib
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from typer.main import get_command
 
@@ -21,7 +24,21 @@ from site_hands import make_site, serving
 ROOT = Path(__file__).parent.parent
 FILES = {"trees", "templates"}  # folders without code: the line of what reads them names them
 SITE = "http://localhost:8000"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")), *sorted(DOCS.rglob("*.md"))]
+
+
+def _hooks() -> Any:
+    """Return the module with which MkDocs makes pages of the code."""
+    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+hooks = _hooks()
+GENERATED = hooks.generated()
 
 
 def _fenced(page: Path, language: str) -> list[str]:
@@ -99,6 +116,18 @@ def test_every_option_the_documents_name_exists() -> None:
                 assert option in known, f"{page.name}: greenpea {line}"
 
 
+def test_every_command_and_option_says_what_it_does() -> None:
+    page = GENERATED["reference/commands.md"]
+    for words, command in COMMANDS.items():
+        assert command.help, words
+        if words in GROUPS:
+            continue
+        assert f"## greenpea {words}\n" in page
+        assert "Examples:" in command.help, words
+        for parameter in command.params:
+            assert parameter.help or parameter.hidden, f"{words}: {parameter.name}"
+
+
 def test_every_command_is_in_the_readme_or_the_changelog() -> None:
     said = (ROOT / "README.md").read_text() + (ROOT / "CHANGELOG.md").read_text()
     for name in COMMANDS:
@@ -124,6 +153,17 @@ def test_the_settings_of_the_site_are_documented_with_their_defaults() -> None:
     shown = tomllib.loads(block)
     assert list(shown["site"]) == list(Site.model_fields)
     assert Settings.of(shown) == Settings()
+
+
+@pytest.mark.parametrize("section", Settings.model_fields)
+def test_every_setting_says_what_it_means(section: str) -> None:
+    """The file that `init` writes and the reference are both made of these words."""
+    page, told = GENERATED["reference/settings.md"], Settings.model_fields[section].annotation
+    assert told.__doc__, section
+    for key, field in told.model_fields.items():
+        assert field.description, f"{section}.{key}"
+        row = next(row for row in page.partition(f"## [{section}]")[2].splitlines() if row.startswith(f"| `{key}` |"))
+        assert " ".join(field.description.split()).replace("|", "\\|") in row
 
 
 def _variables(folder: str, ending: str) -> set[str]:
@@ -155,16 +195,61 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def _made(path: Path) -> bool:
+    """Whether MkDocs makes this page of the code."""
+    path = path.resolve()
+    return path.is_relative_to(DOCS) and str(path.relative_to(DOCS)) in GENERATED
+
+
 def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for path, anchor in _links(page):
-            assert path.exists(), f"{page.name}: {path}"
-            assert not anchor or anchor in _anchors(path), f"{page.name}: {path.name}#{anchor}"
+            assert path.exists() or _made(path), f"{page.name}: {path}"
+            assert not anchor or _made(path) or anchor in _anchors(path), f"{page.name}: {path.name}#{anchor}"
+
+
+def _in_navigation() -> set[str]:
+    class Loader(yaml.SafeLoader):
+        """One that passes over what only MkDocs knows."""
+
+    Loader.add_multi_constructor("", lambda loader, suffix, node: None)
+    told = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)
+    hooks.on_config(config := type("Config", (), {"nav": told["nav"]})())
+    return set(_strings(config.nav))
+
+
+def _strings(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+        return
+    for part in tree.values() if isinstance(tree, dict) else tree:
+        yield from _strings(part)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """What is not in mkdocs.yml nobody finds; what is in it must be there."""
+    written = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} | set(GENERATED)
+    assert written - _in_navigation() == set(), "add these to nav in mkdocs.yml"
+    assert _in_navigation() - written == set(), "these are in nav in mkdocs.yml and nowhere else"
+
+
+def _plug_points() -> Iterator[str]:
+    """Yield every Protocol of the package that others may implement."""
+    for path in (ROOT / "src" / "greenpea").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases):
+                yield node.name
+
+
+def test_every_plug_point_is_documented() -> None:
+    said = (DOCS / "plug-points.md").read_text(encoding="utf-8")
+    for name in _plug_points():
+        assert f"`{name}`" in said, f"docs/plug-points.md says nothing of the Protocol {name}"
 
 
 def test_every_document_is_linked() -> None:
     linked = {path.resolve() for page in PAGES for path, _ in _links(page)}
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in (page for page in DOCS.rglob("*.md") if page.parent.name != "decisions"):
         assert page.resolve() in linked, page.name
 
 

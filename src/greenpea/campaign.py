@@ -356,7 +356,9 @@ class Campaign:
         chosen = self.model(model)
         out = Path(out)
         if out.suffix != ".parquet":
-            raise GreenpeaError(f"{out}: the catalogue is a Parquet table; give a name ending in .parquet")
+            raise GreenpeaError(
+                f"{out}: the catalogue is a Parquet table; give a name ending in .parquet, and convert it"
+            )
         if draws_out is not None and len(subjects) > catalogue.MOST_DRAWN:
             raise GreenpeaError(
                 f"the long table of draws is for up to {catalogue.MOST_DRAWN:,} subjects, these are {len(subjects):,}: "
@@ -384,10 +386,10 @@ class Campaign:
         return Predicted(out, main.rows, tuple(unreadable))
 
     def _about(self, model: Model) -> dict[str, str]:
-        return {
+        return catalogue.about(self.tree, self.settings.catalogue.votes) | {
             "greenpea.model": model.fingerprint(),
-            "greenpea.tree": self.tree.to_json(),
             "greenpea.settings": self.settings.model_dump_json(),
+            "greenpea.citation": self.settings.release.citation(),
             "greenpea.draws": str(self.settings.learning.draws),
             "greenpea.recalibration": json.dumps(asdict(model.recalibration)),
         }

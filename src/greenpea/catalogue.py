@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from greenpea import information
+from greenpea import converting, information, selections
 from greenpea.posterior import Posterior
-from greenpea.tree import Question
+from greenpea.tree import DecisionTree, Question
 from greenpea.votes import Votes
 
 LEVELS = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
@@ -44,11 +45,14 @@ def table(
     for question in posterior.tree.questions:
         _tell(network, posterior, question, reach[question.slug], _NETWORK)
         words = f"Volunteers expected to answer “{question.label()}” when {votes} classify the subject"
-        network.add(f"{question.slug}_expected_votes", votes * reach[question.slug], "", words)
+        network.add(
+            f"{question.slug}_expected_votes", votes * reach[question.slug], "", words, ucd="meta.number;stat.mean"
+        )
     learned = information.of_tree(posterior, information_votes, rng)
     words = f"What {information_votes} more volunteers would teach about the network's weights (mutual information)"
     network.add("information", learned.value, "nat", words)
-    network.add("information_error", learned.error, "nat", "Standard error of the information, from its simulation")
+    words = "Standard error of the information, from its simulation"
+    network.add("information_error", learned.error, "nat", words, ucd="stat.error;stat.param")
     if posterior.distance is not None:
         words = "Distance from the training subjects in embedding space; 1: typical of validation subjects"
         network.add("embedding_distance", posterior.distance, "1", words)
@@ -61,10 +65,18 @@ def table(
 
 
 class _Columns(list[tuple[pa.Field, pa.Array]]):
-    """Columns to be, each with its unit and what it means."""
+    """Columns to be, each with its unit, what it means, and the IVOA's word for that (UCD1+)."""
 
-    def add(self, name: str, values: np.ndarray, unit: str, description: str, kind: pa.DataType = _FLOAT) -> None:
-        field = pa.field(name, kind, metadata={"unit": unit, "description": description})
+    def add(
+        self,
+        name: str,
+        values: np.ndarray,
+        unit: str,
+        description: str,
+        kind: pa.DataType = _FLOAT,
+        ucd: str = "stat.param",
+    ) -> None:
+        field = pa.field(name, kind, metadata={"unit": unit, "description": description, "ucd": ucd})
         self.append((field, pa.array(np.asarray(values).astype(kind.to_pandas_dtype()), kind)))
 
 
@@ -95,12 +107,13 @@ def _tell(
     mean, quantiles = posterior.mean(slug), posterior.quantile(slug, list(LEVELS.values()), tolerance=1e-4)
     for index, answer in enumerate(question.answers):
         said = f"volunteers asked “{asks}” who answer “{answer.label()}”{given}"
-        columns.add(f"{slug}_{answer.slug}_{name}fraction", mean[:, index], "1", f"Expected share of {said}")
+        words = f"Expected share of {said}"
+        columns.add(f"{slug}_{answer.slug}_{name}fraction", mean[:, index], "1", words, ucd="src.morph.param;stat.mean")
         for number, (short, level) in enumerate(LEVELS.items()):
-            words = f"{level * 100:g} % quantile of the share of {said}"
-            columns.add(f"{slug}_{answer.slug}_{name}{short}", quantiles[number, :, index], "1", words)
+            words, ucd = f"{level * 100:g} % quantile of the share of {said}", "src.morph.param;stat.percentile"
+            columns.add(f"{slug}_{answer.slug}_{name}{short}", quantiles[number, :, index], "1", words, ucd=ucd)
     words = f"Expected share of volunteers who are asked “{asks}”{given}"
-    columns.add(f"{slug}_{name}reach", reach, "1", words)
+    columns.add(f"{slug}_{name}reach", reach, "1", words, ucd="stat.probability")
 
 
 def _votes_alone(votes: Votes) -> _Columns:
@@ -109,9 +122,11 @@ def _votes_alone(votes: Votes) -> _Columns:
         slug, asks = question.slug, question.label()
         for index, answer in enumerate(question.answers):
             words = f"Votes so far: volunteers who answered “{answer.label()}” to “{asks}”"
-            columns.add(f"{slug}_{answer.slug}_count", votes.counts[slug][:, index], "", words, pa.int32())
+            columns.add(
+                f"{slug}_{answer.slug}_count", votes.counts[slug][:, index], "", words, pa.int32(), "meta.number"
+            )
         words = f"Votes so far: volunteers who answered “{asks}”"
-        columns.add(f"{slug}_reached", votes.reached[slug], "", words, pa.int32())
+        columns.add(f"{slug}_reached", votes.reached[slug], "", words, pa.int32(), "meta.number")
     return columns
 
 
@@ -120,13 +135,14 @@ def _together(combined: Posterior) -> _Columns:
     for question in combined.tree.questions:
         _tell(columns, combined, question, reach[question.slug], _COMBINED)
     words = f"Draws of the network, of {combined.draws}, that still speak once the votes are known (1 / Σ weight²)"
-    columns.add("effective_draws", combined.effective_draws, "", words)
+    columns.add("effective_draws", combined.effective_draws, "", words, ucd="meta.number")
     return columns
 
 
 def _join(subject_ids: np.ndarray, metadata: pa.Table, columns: list[tuple[pa.Field, pa.Array]]) -> pa.Table:
     """Put the id first, then the subject's own columns, then what was predicted; a clash renames the former."""
-    field = pa.field("subject_id", pa.string(), metadata={"unit": "", "description": "The subject's identifier"})
+    told = {"unit": "", "description": "The subject's identifier", "ucd": "meta.id;meta.main"}
+    field = pa.field("subject_id", pa.string(), metadata=told)
     fields, arrays = [field], [pa.array(subject_ids, pa.string())]
     taken = {"subject_id", *(field.name for field, _ in columns)}
     for own in metadata.schema:
@@ -134,12 +150,44 @@ def _join(subject_ids: np.ndarray, metadata: pa.Table, columns: list[tuple[pa.Fi
         while name in taken:
             name = f"subject_{name}"
         taken.add(name)
-        note = {"unit": "", "description": "Carried along from the table of subjects"}
-        fields.append(own.with_name(name).with_metadata(note))
+        fields.append(own.with_name(name).with_metadata(_note(own)))
         arrays.append(metadata[own.name].combine_chunks())
     fields += [field for field, _ in columns]
     arrays += [array for _, array in columns]
     return pa.table(arrays, schema=pa.schema(fields))
+
+
+# What astronomers' own columns usually are: (unit, UCD).
+USUAL = {
+    "ra": ("deg", "pos.eq.ra;meta.main"),
+    "dec": ("deg", "pos.eq.dec;meta.main"),
+    "redshift": ("1", "src.redshift"),
+}
+
+
+def _note(own: pa.Field) -> dict[str, str]:
+    """Return unit, meaning and UCD of a column of the table of subjects: its own, else what its name usually means."""
+    known = {key.decode(): value.decode() for key, value in (own.metadata or {}).items()}
+    said = {key: known[key] for key in ("unit", "description", "ucd") if known.get(key)}
+    note = {"unit": "", "description": "Carried along from the table of subjects", "ucd": "meta"}
+    usual = USUAL.get(own.name.lower())
+    if usual and "unit" not in said and pa.types.is_floating(own.type):
+        unit, ucd = usual
+        note |= {"unit": unit, "ucd": ucd}
+        note["description"] += f", taken to be in {unit} by its name" if unit != "1" else ""
+    return note | said
+
+
+def about(tree: DecisionTree, votes: int) -> dict[str, str]:
+    """Return what every catalogue says of itself: who made it, the tree, the selections recommended on it.
+
+    Without dates: the same catalogue has the same bytes.
+    """
+    return {
+        "greenpea.version": version("greenpea"),
+        "greenpea.tree": tree.to_json(),
+        "greenpea.selections": selections.to_json(selections.recommended(tree, votes)),
+    }
 
 
 def draws_schema(posterior: Posterior) -> pa.Schema:
@@ -201,6 +249,12 @@ def _listed(posterior: Posterior, slug: str) -> Float[np.ndarray, "subject draw 
     return np.ascontiguousarray(values.transpose(1, 0, 2))
 
 
+def described(schema: pa.Schema, about: dict[str, str]) -> pa.Schema:
+    """Return a catalogue's schema with what it says of itself, and that again as readers of VOTables have it."""
+    schema = schema.with_metadata(dict(schema.metadata or {}) | about)
+    return schema.with_metadata({**schema.metadata, **converting.voparquet(schema)}) if about else schema
+
+
 class Writer:
     """A Parquet file that grows table by table; its schema is the first table's, with `about` in its metadata."""
 
@@ -210,8 +264,7 @@ class Writer:
 
     def write(self, table: pa.Table) -> None:
         if self.writer is None:
-            metadata = dict(table.schema.metadata or {}) | self.about
-            self.schema = table.schema.with_metadata(metadata)
+            self.schema = described(table.schema, self.about)
             self.writer = pq.ParquetWriter(self.path, self.schema, compression="zstd")
         self.writer.write_table(table.replace_schema_metadata(self.schema.metadata))
         self.rows += len(table)

@@ -103,6 +103,31 @@ class Loop(_Section):
     kept: int = Field(5, ge=1, description="rounds whose ranks the store keeps, to roll back at once")
 
 
+class Release(_Section):
+    """Who publishes the catalogue, and how it may be used: what `greenpea release` and every catalogue say."""
+
+    title: str = Field("", description="what the published catalogue is called")
+    authors: tuple[str, ...] = Field((), description="'Family, Given' or a collaboration's name, in order")
+    licence: str = Field("", description="of the data, as SPDX names it, such as 'CC-BY-4.0'")
+    version: str = Field("1.0", description="of the published catalogue")
+    doi: str = Field("", description="the identifier, where one is reserved")
+    url: str = Field("", description="where it will be found")
+    contact: str = Field("", description="whom to ask, such as an e-mail address")
+    votes: Literal["learned", "all", "none"] = Field(
+        "learned",
+        description="which votes are published: those learned from, so that the test and audit subjects still judge "
+        "later models; 'all'; 'none'",
+    )
+
+    def citation(self) -> str:
+        """Return how to cite the catalogue, in words, or where that is to be said."""
+        if not (self.authors and self.title):
+            return "Not published yet: authors and title stand in [release] of the campaign's settings."
+        place = f" https://doi.org/{self.doi}" if self.doi else f" {self.url}" if self.url else ""
+        licence = f" {self.licence}." if self.licence else ""
+        return f"{'; '.join(self.authors)}. {self.title}, version {self.version}.{licence}{place}"
+
+
 class Settings(_Section):
     """Everything a person may choose about a campaign."""
 
@@ -112,6 +137,7 @@ class Settings(_Section):
     catalogue: Catalogue = Catalogue()
     site: Site = Site()
     loop: Loop = Loop()
+    release: Release = Release()
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Settings:

@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from greenpea.cli import demo, loop, site
+from greenpea.cli import demo, loop, publishing, site
+from greenpea.cli.publishing import convert
 from greenpea.cli.screen import Sets, console, plain, progress, say_next
 from greenpea.errors import GreenpeaError
 
@@ -34,7 +35,9 @@ app.add_typer(tree_app, name="tree")
 AFTER_TRAINING = ("learning.draws", "learning.seed", "learning.precision", "learning.accelerator")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign's folder.")]
-TreeName = Annotated[str, typer.Argument(metavar="NAME", help="A shipped tree's name, or a JSON file.")]
+TreeName = Annotated[
+    str, typer.Argument(metavar="NAME", help="A shipped tree's name, or a JSON file: a tree or a workflow.")
+]
 
 
 class PackFormat(StrEnum):
@@ -246,7 +249,9 @@ def _show_unreadable(unreadable: list[list[str]], what: str = "could not be read
 @app.command()
 def predict(
     folder: Folder,
-    out: Annotated[Path, typer.Option(help="Where the catalogue goes.")] = Path("catalogue.parquet"),
+    out: Annotated[Path, typer.Option(help="Where the catalogue goes: .parquet, .fits, .vot, .ecsv or .csv.")] = Path(
+        "catalogue.parquet"
+    ),
     subjects: Annotated[Path | None, typer.Option(help="Other subjects: a folder of images or a table.")] = None,
     draws: Annotated[Path | None, typer.Option(help="Also write every draw, as a long Parquet table.")] = None,
     id_column: Annotated[str | None, typer.Option(help="The column that identifies those subjects.")] = None,
@@ -258,25 +263,32 @@ def predict(
 
     Per answer the expected share of votes with its 5, 50 and 95 % quantiles; per question reach and expected
     votes; what more votes would teach; the distance from the training subjects. Column metadata says what is what.
+    Another format than Parquet is written from the Parquet file of the same name, which stays.
 
     Examples:
 
       greenpea predict galaxies --out catalogue.parquet
 
+      greenpea predict galaxies --out catalogue.fits
+
       greenpea predict galaxies --subjects new_images/ --out new.parquet --draws draws.parquet
     """
     from greenpea.campaign import Campaign
+    from greenpea.converting import check_name
     from greenpea.subjects import SubjectSet
 
     _refuse_training_settings(sets)
+    check_name(out)
     campaign = Campaign.open(folder, sets or [])
     others = SubjectSet.open(subjects, id_column, image_column) if subjects else None
     with progress() as report:
-        done = campaign.predict(out, others, draws, model, report)
+        done = campaign.predict(out.with_suffix(".parquet"), others, draws, model, report)
     _show_unreadable([[one.subject_id, one.reason] for one in done.unreadable])
     if done.unreadable:
         console.print(f"All of them are listed in {plain(out.with_suffix('.unreadable.csv'))}.")
     console.print(f"The catalogue of {done.subjects:,} subjects is in [bold]{plain(done.out)}[/bold].")
+    if out != done.out:
+        convert(done.out, out)
     if draws:
         console.print(f"The draws are in [bold]{plain(draws)}[/bold].")
 
@@ -436,12 +448,12 @@ def tree_show(name: TreeName, language: Annotated[str, typer.Option(help="The la
 
       greenpea tree show gz2
 
-      greenpea tree show my-tree.json
+      greenpea tree show galaxies/workflow.json
     """
-    from greenpea.tree import DecisionTree
     from greenpea.tree_drawing import draw
+    from greenpea.workflow import Workflow
 
-    console.print(draw(DecisionTree.load(name), language))
+    console.print(draw(Workflow.load(name).tree, language))
 
 
 @tree_app.command("check")
@@ -452,9 +464,9 @@ def tree_check(name: TreeName) -> None:
 
       greenpea tree check my-tree.json
     """
-    from greenpea.tree import DecisionTree
+    from greenpea.workflow import Workflow
 
-    tree = DecisionTree.load(name)
+    tree = Workflow.load(name).tree
     answers = sum(len(question.answers) for question in tree.questions)
     console.print(f"{name} is in order: {len(tree.questions)} questions, {answers} answers.")
 
@@ -490,5 +502,6 @@ def tree_import(
 
 
 site.add_to(app)
+publishing.add_to(app, site.export_app)
 loop.add_to(app)
 demo.add_to(app)
