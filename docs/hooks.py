@@ -188,9 +188,9 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "What stands in `campaign.toml`; every key may be left out. `greenpea init` writes the file with all of them and "
-        "their meanings. A key that is not known is an error that names the nearest one. `--set section.key=value` "
-        "overrides one for one command.",
+        "What stands in `campaign.toml`; every key may be left out. `greenpea init` writes the file with all of them "
+        "and their meanings. A key that is not known is an error that names the nearest one. "
+        "`--set section.key=value` overrides one for one command.",
     ]
     for name, section in sections().items():
         lines += ["", f"## [{name}]", "", " ".join((section.__doc__ or "").partition("\n\n")[0].split()), ""]
@@ -227,8 +227,9 @@ def selections_page() -> str:
     lines = [
         "# Recommended selections",
         "",
-        "Worked out from each tree, for catalogues of 40 expected volunteers, by `greenpea.selections.recommended`; every "
-        "catalogue has its own in its metadata ([how to use them](../catalogue.md#which-rows-to-trust-for-which-question)).",
+        "Worked out from each tree, for catalogues of 40 expected volunteers, by `greenpea.selections.recommended`; "
+        "every catalogue has its own in its metadata "
+        "([how to use them](../catalogue.md#which-rows-to-trust-for-which-question)).",
     ]
     for name in shipped():
         lines += ["", f"## {name}", "", "| for | rows |", "|---|---|"]
@@ -245,8 +246,8 @@ def rooms_page() -> str:
         "# From Python",
         "",
         "Every room works by itself, in a notebook, without a campaign. `import greenpea` gives `Campaign`, `create`, "
-        "`DecisionTree`, `Posterior`, `Votes` and `read_votes`; the rest is imported from its room. Shapes stand in the types: "
-        '`Float[np.ndarray, "draw subject answer"]` has three axes.',
+        "`DecisionTree`, `Posterior`, `Votes` and `read_votes`; the rest is imported from its room. Shapes stand in "
+        'the types: `Float[np.ndarray, "draw subject answer"]` has three axes.',
     ]
     for title, rooms in ROOMS.items():
         lines += ["", f"## {title}", ""]

@@ -31,7 +31,8 @@ PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING
 def _hooks() -> Any:
     """Return the module with which MkDocs makes pages of the code."""
     spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

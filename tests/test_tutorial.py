@@ -1,4 +1,4 @@
-"""The tutorial from top to bottom, its commands, its Python and what it shows; and the examples of the guides beside it."""
+"""The tutorial from top to bottom, its commands, its Python and what it shows; the examples of the guides."""
 
 from __future__ import annotations
 
