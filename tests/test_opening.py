@@ -225,11 +225,13 @@ def test_further_images_come_from_their_columns(folder: Path, tmp_path: Path) ->
         assert found == {"s00": 200, "s05": 404}
 
 
-def test_a_further_image_at_a_web_address_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_further_image_at_a_web_address_waits_there(folder: Path, tmp_path: Path) -> None:
     _with_columns(folder, image_2=["https://example.org/a.png"] + [None] * 5)
     store = Store.open(tmp_path / "store.sqlite")
-    with pytest.raises(GreenpeaError, match=r"subject 's00', column 'image_2': .* is a web address: download"):
-        _fill(folder, store)
+    _fill(folder, store)
+    subject = store.subjects.get("s00")
+    assert subject is not None
+    assert subject.images == ("", "https://example.org/a.png")
     store.close()
 
 

@@ -120,7 +120,7 @@ def test_without_an_id_column_the_file_names_are_the_ids_and_it_says_so(tmp_path
         ("id,file\n", r"t\.csv .*no rows"),
         ("id,ra\n1,2.0\n", r"t\.csv has no column of image paths.*Its columns: id, ra"),
         ("ra,dec\n1,2.0\n", r"t\.csv has no column of image paths"),
-        ("id,file\n1,https://example.org/a.png\n", r"t\.csv, row 2, column 'file'.*web address.*download"),
+        ("id,file,sha256,file_size\n1,https://example.org/a.png,,x\n", r"t\.csv, column 'file_size' does not tell"),
     ],
 )
 def test_broken_tables_name_the_file_the_row_the_column(tmp_path: Path, text: str, message: str) -> None:

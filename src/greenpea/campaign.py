@@ -120,7 +120,7 @@ class Campaign:
 
     @cached_property
     def subjects(self) -> SubjectSet:
-        return SubjectSet.load(self.folder)
+        return SubjectSet.load(self.folder).fetching(self.settings.fetching)
 
     @cached_property
     def votes(self) -> Votes:
@@ -332,10 +332,8 @@ class Campaign:
         """Whether the file of an unreadable image has changed since."""
         if not found.unreadable:
             return False
-        since = (found.folder / EMBEDDED).stat().st_mtime
         rows = np.flatnonzero(np.isin(self.subjects.subject_ids.astype(str), list(found.unreadable)))
-        files = (self.subjects.place(int(row)) for row in rows)
-        return any(file is not None and file.is_file() and file.stat().st_mtime > since for file in files)
+        return self.subjects.select(rows).changed_since((found.folder / EMBEDDED).stat().st_mtime)
 
     # ---- predictions -------------------------------------------------------------------------------
 

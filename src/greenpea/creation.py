@@ -65,9 +65,10 @@ def create(
     path = subjects if isinstance(subjects, str | Path) else None
     # A folder has no columns: the id column is then that of the votes.
     own_id = None if path and Path(path).is_dir() else id_column
-    subject_set = subjects if isinstance(subjects, SubjectSet) else SubjectSet.open(subjects, own_id, image_column)
-    found = _votes(tree, path, votes, id_column, subject_set)
     settings = Settings().override(overrides)
+    subject_set = subjects if isinstance(subjects, SubjectSet) else SubjectSet.open(subjects, own_id, image_column)
+    subject_set = subject_set.fetching(settings.fetching)
+    found = _votes(tree, path, votes, id_column, subject_set)
     if not any(key.startswith("images.size") for key in overrides):
         size = min(LARGEST_DEFAULT, images.native_size(subject_set, settings.images.extensions))
         settings = settings.override([f"images.size={size}"])

@@ -355,6 +355,7 @@ def _prepared(
     """Yield (row, result) in ``order``; at most ``ahead`` images, and a chunk, are read in advance."""
 
     def work(rows: np.ndarray) -> list[tuple[int, Result]]:
+        subjects.select(rows).fetch()
         return [(int(row), _prepare_one(subjects, preparation, int(row))) for row in rows]
 
     pending: deque[Future[list[tuple[int, Result]]]] = deque()

@@ -1,4 +1,4 @@
-"""Where images lie, and how their bytes are had: files, rows of Parquet tables, spans of tar shards.
+"""Where images lie, and how their bytes are had: files, web addresses, rows of Parquet tables, spans of tar shards.
 
 A set of subjects says where each image is in a table of `LOCATIONS`; `Holders` reads what stands there, one row group
 or one span at a time, so that neither a table nor a shard is ever held whole.
@@ -21,17 +21,20 @@ from jaxtyping import Bool, Int
 
 from greenpea.errors import GreenpeaError
 from greenpea.formats import Unreadable
+from greenpea.remote import ADDRESS, Cache, Fetching, is_address
 from greenpea.tables import column_as_strings
 
 LOCATIONS = pa.schema(
     [
-        ("image", pa.string()),  # the file, or the table or tar that holds the bytes; "" where none is named
+        ("image", pa.string()),  # the file or web address, or what holds the bytes (table, tar); "" where none is named
         ("image_row", pa.int64()),  # in a table: the row, from 0
         ("image_column", pa.string()),  # in a table: the column of bytes, such as image.bytes
         ("image_table_size", pa.int64()),  # the table's size at import, bytes: tells that it was rewritten since
         ("image_offset", pa.int64()),  # in a tar: where the bytes begin
         ("image_length", pa.int64()),  # in a tar: how many they are
         ("image_crc32", pa.int64()),  # in a tar: their checksum, where it is known
+        ("image_size", pa.int64()),  # at a web address: bytes, where they are known
+        ("image_sha256", pa.string()),  # at a web address: the checksum, where it is known
         ("image_more", pa.list_(pa.string())),  # further files, whose channels follow those of the first
         ("image_problem", pa.string()),  # why there is no image, where that was known when it was packed
     ]
@@ -62,9 +65,9 @@ def absolute(paths: pa.Array | pa.ChunkedArray, base: str | Path) -> pa.Array:
         paths = paths.combine_chunks()
     paths = pc.fill_null(pc.cast(paths, pa.string()), "")
     root = f"{str(Path(base).resolve()).rstrip(os.sep)}{os.sep}"
-    kept = pc.or_(pc.equal(paths, ""), pc.starts_with(paths, os.sep))
+    kept = pc.or_(pc.equal(paths, ""), pc.match_substring_regex(paths, rf"^(/|{ADDRESS.pattern})"))
     if os.sep != "/":
-        kept = pc.or_(kept, pc.match_substring_regex(paths, r"^([A-Za-z]:|/)"))
+        kept = pc.or_(kept, pc.match_substring_regex(paths, r"^[A-Za-z]:"))
     plain = pc.replace_substring_regex(paths, r"^(\./)+", "")
     return pc.if_else(kept, paths, pc.binary_join_element_wise(root, plain, ""))
 
@@ -76,6 +79,16 @@ def relative(paths: pa.Array | pa.ChunkedArray, base: str | Path) -> pa.Array:
     root = f"{str(Path(base).resolve()).rstrip(os.sep)}{os.sep}"
     inside = pc.starts_with(paths, root)
     return pc.if_else(inside, pc.utf8_slice_codeunits(paths, len(root)), paths)
+
+
+def addresses(locations: pa.Table) -> list[tuple[str, int | None, str | None]]:
+    """Return what lies at web addresses: address, size and SHA-256 where they are known."""
+    found = locations.filter(pc.match_substring_regex(locations["image"], f"^{ADDRESS.pattern}"))
+    wanted = [(row["image"], row.get("image_size"), row.get("image_sha256")) for row in found.to_pylist()]
+    if "image_more" in locations.column_names:
+        more = pc.list_flatten(locations["image_more"]).to_pylist()
+        wanted += [(image, None, None) for image in more if is_address(image)]
+    return wanted
 
 
 def reading_order(locations: pa.Table) -> Int[np.ndarray, " subject"]:
@@ -101,20 +114,22 @@ class Holders:
     GROUPS_KEPT = 3  # workers that read in order are in neighbouring row groups
     TARS_KEPT = 8  # open files
 
-    def __init__(self) -> None:
+    def __init__(self, fetching: Fetching | None = None) -> None:
+        self.cache = Cache(fetching or Fetching())
         self._lock = threading.Lock()
         self._tables: dict[str, tuple[pq.ParquetFile, Int[np.ndarray, " group"]]] = {}
         self._groups: dict[tuple[str, str, int], pa.ChunkedArray] = {}
         self._tars: dict[str, BinaryIO] = {}
 
-    def __reduce__(self) -> tuple[type[Holders], tuple[()]]:
+    def __reduce__(self) -> tuple[type[Holders], tuple[Fetching]]:
         # Open files and locks do not travel to another process; they are opened again there.
-        return Holders, ()
+        return Holders, (self.cache.options,)
 
     def read(self, place: dict[str, Any]) -> Path | bytes:
         """Return a file's path, or the bytes, of one row of `LOCATIONS`; b"" where no image is named.
 
-        Raises `Unreadable` where a shard is cut short or an image in it is damaged, GreenpeaError where a table
+        What lies at a web address is downloaded into the cache. Raises `Unreadable` where it cannot be, where a shard
+        is cut short or an image in it is damaged, GreenpeaError where a table
         is gone or was rewritten.
         """
         if place.get("image_problem"):
@@ -127,6 +142,8 @@ class Holders:
             return self._from_tar(
                 place["image"], place["image_offset"], place["image_length"], place.get("image_crc32")
             )
+        if is_address(place["image"]):
+            return self.cache.get(place["image"], place.get("image_size"), place.get("image_sha256"))
         return Path(place["image"]) if place["image"] else b""
 
     # ---- tars --------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ def _write(subjects: SubjectSet, rows: np.ndarray, out: Path, number: int, kind:
     some = subjects.select(rows)
     shard = shards.place_of(out, number, kind)
     where: list[Location | None] = []
+    some.fetch()
     about = some.metadata.to_pylist() if some.metadata.num_columns else [{}] * len(some)
     with replacing(shard) as temporary:
         with temporary.open("wb") as file:

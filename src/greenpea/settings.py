@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from greenpea.errors import GreenpeaError, did_you_mean
 from greenpea.images import Preparation
 from greenpea.learning.settings import Learning
+from greenpea.remote import Fetching
 
 
 class _Section(BaseModel):
@@ -138,6 +139,7 @@ class Settings(_Section):
     site: Site = Site()
     loop: Loop = Loop()
     release: Release = Release()
+    fetching: Fetching = Fetching()
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Settings:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
@@ -23,8 +25,9 @@ from greenpea import shards
 from greenpea.errors import GreenpeaError, did_you_mean
 from greenpea.files import replacing
 from greenpea.formats import ENDINGS, ending_of
-from greenpea.locations import LOCATIONS, Holders, absolute, of_files, of_table, reading_order, relative
+from greenpea.locations import LOCATIONS, Holders, absolute, addresses, of_files, of_table, reading_order, relative
 from greenpea.locations import concatenate as concatenate_locations
+from greenpea.remote import Fetching, is_address
 from greenpea.tables import ID_COLUMNS, column_as_strings, find_id_column, read_table, refuse_duplicates
 
 FILE = "subjects.parquet"
@@ -32,9 +35,11 @@ VERSION = 1
 
 IMAGE_COLUMNS = (
     *("image", "image.bytes", "image_bytes", "file", "filename", "file_name", "file_loc", "filepath", "file_path"),
-    *("path", "image_path", "png_loc", "jpg_loc", "fits_loc"),
+    *("path", "image_path", "png_loc", "jpg_loc", "fits_loc", "url", "image_url", "cutout_url"),
 )
 
+CHECKS = {"image_size": ("image_size", "file_size"), "image_sha256": ("image_sha256", "sha256")}
+A_DAY = 86_400.0  # seconds
 RESERVED = ("subject_id", *LOCATIONS.names)
 
 
@@ -171,7 +176,8 @@ class SubjectSet:
     ) -> SubjectSet:
         """Return one subject per row of a CSV (plain or gzipped) or Parquet table.
 
-        Images are named by path, relative to ``root`` (default: the table's folder), or embedded in a
+        Images are named by path, relative to ``root`` (default: the table's folder), or by web address, whose size
+        in bytes and SHA-256 are checked where columns `CHECKS` tell them, or embedded in a
         Parquet table as bytes: a binary column, or a struct of ``bytes`` and ``path`` as Hugging Face writes
         (where its bytes are null, the path counts). Columns are found by their usual names (`ID_COLUMNS`,
         `IMAGE_COLUMNS`) unless given; several columns of paths, parted by commas, are the bands of one image;
@@ -191,8 +197,8 @@ class SubjectSet:
             locations, names = of_table(path, column, base)
         else:
             names = column_as_strings(table[column])
-            _refuse_addresses(names, column, where)
             locations = of_files(absolute(pa.array(names, pa.string()), base))
+            locations = _with_checks(locations, table, where)
             if more:
                 locations = locations.append_column("image_more", _further(table, more, base))
         ids, id_column, note = _identify(table, id_column, names, column, where)
@@ -227,6 +233,7 @@ class SubjectSet:
 
     def source(self, index: int) -> Path | bytes:
         """Return where the image is: a file's path (which need not exist), or the embedded bytes themselves.
+        What lies at a web address is downloaded, unless it is in the cache.
 
         ``b""`` where the table names no image. Raises GreenpeaError where the table that embeds it is gone
         or was rewritten, `Unreadable` where a shard lacks it. May be called from several threads.
@@ -240,9 +247,31 @@ class SubjectSet:
         return self._holders.read(place), *(self._holders.read({"image": image}) for image in more)
 
     def place(self, index: int) -> Path | None:
-        """Return the file that is the image, or that holds it; None where none is named. Nothing is opened."""
+        """Return the file that is the image, or that holds it; None where there is none. Nothing is opened."""
         image = self.locations["image"][index].as_py()
-        return Path(image) if image else None
+        return Path(image) if image and not is_address(image) else None
+
+    def fetch(self) -> None:
+        """Download what lies at web addresses and is not in the cache yet, several at a time.
+
+        Nothing is raised: `source` says what went wrong.
+        """
+        self._holders.cache.fetch(addresses(self.locations))
+
+    def fetching(self, options: Fetching) -> SubjectSet:
+        """Return these subjects, their web addresses read as ``options`` say."""
+        return replace(self, _holders=Holders(options))
+
+    def changed_since(self, when: float) -> bool:
+        """Whether the file of one of these images, or what holds it, is newer than ``when``, seconds of the epoch.
+
+        What lies at a web address may have changed after a day.
+        """
+        for row in range(len(self)):
+            file = self.place(row)
+            if file is not None and file.is_file() and file.stat().st_mtime > when:
+                return True
+        return time.time() - when > A_DAY and bool(addresses(self.locations))
 
     def reading_order(self) -> Int[np.ndarray, " subject"]:
         """Return the subjects' indices in the order that reads every table and shard once, from front to back."""
@@ -404,13 +433,20 @@ def _find_image_column(fields: pa.Schema, wanted: str | None, where: str) -> str
     )
 
 
-def _refuse_addresses(names: np.ndarray, column: str, where: str) -> None:
-    for row, name in enumerate(names):
-        if name.startswith(("http://", "https://", "s3://", "ftp://")):
-            raise GreenpeaError(
-                f"{where}, row {row + 2}, column {column!r}: {name} is a web address: "
-                f"download the images and give their paths"
-            )
+def _with_checks(locations: pa.Table, table: pa.Table, where: str) -> pa.Table:
+    """Add what a table tells of the files at web addresses: their size, bytes, and their SHA-256."""
+    if not addresses(locations):
+        return locations
+    for name, usual in CHECKS.items():
+        column = next((one for one in usual if one in table.column_names), None)
+        if column is None:
+            continue
+        try:
+            values = pc.cast(table[column], LOCATIONS.field(name).type)
+        except pa.ArrowException as error:
+            raise GreenpeaError(f"{where}, column {column!r} does not tell the {name}: {error}; rename it") from error
+        locations = locations.append_column(name, values)
+    return locations
 
 
 def _identify(

@@ -160,20 +160,10 @@ def _new_subjects(
         subject_id = str(subjects.subject_ids[row])
         yield NewSubject(
             subject_id=subject_id,
-            images=("", *(_image(columns[name][row], subject_id, name) for name in extra if columns[name][row])),
+            images=("", *(str(columns[name][row]) for name in extra if columns[name][row])),
             metadata={name: values[row] for name, values in columns.items() if name not in extra},
             gold=gold.get(subject_id),
         )
-
-
-def _image(name: Any, subject_id: str, column: str) -> str:
-    """Return the key of a further image: its path, from the campaign's folder."""
-    if str(name).startswith(("http://", "https://", "s3://", "ftp://")):
-        raise GreenpeaError(
-            f"subject {subject_id!r}, column {column!r}: {name} is a web address: "
-            f"download the images and give their paths"
-        )
-    return str(name)
 
 
 def _plain(value: Any) -> Any:

@@ -22,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from greenpea.errors import GreenpeaError
 from greenpea.formats import Unreadable, read_bytes, usual_ending
 from greenpea.images import Preparation, assemble
+from greenpea.remote import Cache, Fetching, is_address
 from greenpea.site import logs
 from greenpea.site.context import Site, site_of
 from greenpea.store import Subject
@@ -29,6 +30,7 @@ from greenpea.subjects import FILE, SubjectSet
 
 CACHE_BYTES = 64 * 2**20
 LARGEST_SIDE = 4096  # pixels; `Preparation.size` allows no more
+PATIENCE = 20.0  # seconds for a picture at a web address
 REMEMBERED = 10_000  # missing pictures that are not told about again
 HEADERS = {
     "Cache-Control": "public, max-age=31536000, immutable",
@@ -98,12 +100,19 @@ class Pictures:
     """The pictures of a campaign, the latest of them held in memory. May be used from several threads.
 
     A subject's key ``""`` means its own image in the campaign's ``subjects.parquet``; any other is the path of
-    a file, relative to the campaign's folder if it is not absolute.
+    a file, relative to the campaign's folder if it is not absolute, or a web address.
     """
 
-    def __init__(self, folder: Path, preparation: Preparation) -> None:
+    def __init__(self, folder: Path, preparation: Preparation, fetching: Fetching | None = None) -> None:
         self._folder = folder
         self._preparation = preparation
+        # Somebody is waiting: one try, and not for long.
+        chosen = fetching or Fetching()
+        longest = min(chosen.longest, PATIENCE)
+        self._fetching = chosen.model_copy(
+            update={"tries": 1, "longest": longest, "timeout": min(chosen.timeout, longest)}
+        )
+        self._cache = Cache(self._fetching)
         # Two, since `kept` is asked by the event loop and must not wait until a large table has been read.
         self._lock, self._reading = threading.Lock(), threading.Lock()
         self._kept: OrderedDict[tuple[int, int], Picture] = OrderedDict()
@@ -144,7 +153,7 @@ class Pictures:
 
     def _sources(self, subject: Subject, key: str) -> tuple[Path | bytes, ...]:
         if key:
-            return (self._folder / key,)
+            return (self._cache.get(key) if is_address(key) else self._folder / key,)
         with self._reading:
             row = self._row(subject.subject_id)
             subjects = self._set
@@ -158,7 +167,7 @@ class Pictures:
             path = self._folder / FILE
             written = path.stat().st_mtime_ns if path.is_file() else None
             if written != self._read_at or written is None:
-                self._set = SubjectSet.load(self._folder)
+                self._set = SubjectSet.load(self._folder).fetching(self._fetching)
                 self._rows = {subject: row for row, subject in enumerate(self._set.subject_ids)}
                 self._read_at = written
         return self._rows.get(subject_id)
@@ -224,6 +233,6 @@ def pictures_of(request: Request, site: Site) -> Pictures:
     """Return the site's pictures, made when the first is asked for."""
     state = request.app.state
     if not hasattr(state, "pictures"):
-        state.pictures = Pictures(site.folder, site.settings.images)
+        state.pictures = Pictures(site.folder, site.settings.images, site.settings.fetching)
     pictures: Pictures = state.pictures
     return pictures
