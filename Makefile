@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A process for each core.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -23,14 +25,14 @@ demo: install  ## the whole loop on simulated galaxies: volunteers vote, the net
 	$(BIN)/greenpea demo
 
 test: install  ## every test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: install  ## what must be green before a commit: style, types, layers, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 docs: install  ## the documentation as a site, in build/docs; whatever is amiss stops it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

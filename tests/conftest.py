@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# Several processes that test at once have a core each: must be said before numpy and torch are loaded.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Iterator
 from pathlib import Path
 

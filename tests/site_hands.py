@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -34,6 +36,7 @@ from greenpea.workflow import Workflow
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SIMPLE = "gz-decals-5"
+PORTS = range(15_000, 30_000)
 
 
 def workflow(limit: int = 40, tree: str = SIMPLE, **more: object) -> Workflow:
@@ -116,9 +119,16 @@ def make_site(
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Return a port that can be listened on, also by a server that goes away and comes back.
+
+    Not one of those that the system gives to connections: such a one could be taken between two tries to listen.
+    """
+    for port in random.SystemRandom().sample(PORTS, 100):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(("127.0.0.1", port))
+            return port
+    raise OSError("a hundred ports were tried, and none is free")
 
 
 @contextmanager

@@ -831,6 +831,7 @@ def test_two_sign_ups_from_one_cookie_make_two_accounts(
 
 BEYOND = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=-12)))
 BEFORE = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))
+ONE = uuid.UUID("5b48d516-5a51-47cb-96c7-efc32fb9fbea")
 
 
 @pytest.mark.parametrize(
@@ -841,8 +842,8 @@ BEFORE = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))
         {"started_at": datetime(2026, 1, 1)},
         {"metadata": {"z": float("nan")}},
         {"metadata": {"half": "\ud83d"}},
-        {"uuid": "-" * 100 + uuid.uuid4().hex},
-        {"uuid": f"urn:uuid:{{{uuid.uuid4()}}}" + "-" * 60},
+        {"uuid": "-" * 100 + ONE.hex},
+        {"uuid": f"urn:uuid:{{{ONE}}}" + "-" * 60},
         {"subject": 2**70},
         {"volunteer": -(2**70)},
         {"version": 2**40},
