@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-from greenpea.store import Store
+from greenpea.store import Store, people
 from site_hands import drop_database, new_database, postgres_server
 
 # Shapes in annotations are checked at run time in the rooms where axes matter most.
@@ -33,6 +34,15 @@ install_import_hook(CHECKED, "beartype.beartype")
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def careful() -> Iterator[PasswordHasher]:
+    """What hashes passwords in use; in the tests it is done in haste."""
+    with pytest.MonkeyPatch.context() as patch:
+        in_use = people._hasher
+        patch.setattr(people, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        yield in_use
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from argon2 import PasswordHasher
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from hypothesis import given, settings
@@ -34,7 +33,7 @@ from greenpea.site.languages import translator
 from greenpea.site.rounds import asked, chance, rounds_of
 from greenpea.site.team import posteriors, rounds
 from greenpea.site.team.posteriors import Believed, expected
-from greenpea.store import Role, SentClassification, Store, Stream, Volunteer, people
+from greenpea.store import Role, SentClassification, Store, Stream, Volunteer
 from hands import galaxy_tree
 from rounds_hands import LEVELS, believing, made_up, write_heads, write_scores
 from site_hands import NOW, make_site
@@ -90,8 +89,7 @@ class Hands:
 
 
 @pytest.fixture
-def hands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hands]:
-    monkeypatch.setattr(people, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+def hands(tmp_path: Path) -> Iterator[Hands]:
     app, store = make_site(tmp_path, clock=lambda: NOW)
     yield Hands(app, store, tmp_path / "campaign")
     store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import uuid
 from collections import Counter
@@ -10,12 +11,14 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
+from argon2 import PasswordHasher
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from greenpea.classifications import Classification
 from greenpea.errors import GreenpeaError
-from greenpea.store import Counted, NewSubject, QueueOptions, Role, SentClassification, Store, Stream
+from greenpea.store import Counted, HandOut, NewSubject, QueueOptions, Role, SentClassification, Store, Stream, people
 from site_hands import NOW, artifact, classify, fill_store, sending, workflow
 
 SMOOTH = {"smooth-or-featured": ["smooth"], "how-rounded": ["round"], "merging": ["none"], "rare-features": []}
@@ -282,17 +285,26 @@ def test_a_late_vote_is_counted_and_flagged(store: Store) -> None:
     assert store.queue.next(store.people.anonymous(NOW).id, 1, NOW) == []
 
 
+def _one_each(store: Store, count: int, rng: np.random.Generator) -> list[HandOut]:
+    """Hand a subject to each of so many new volunteers; they ask together, and so share commits."""
+    with ThreadPoolExecutor(32) as threads:
+        everybody = list(threads.map(lambda _: store.people.anonymous(NOW).id, range(count)))
+
+    async def ask() -> list[list[HandOut]]:
+        return await asyncio.gather(*(store.queue.next_async(one, 1, NOW, rng) for one in everybody))
+
+    return [handed for (handed,) in asyncio.run(ask())]
+
+
 def test_the_random_stream_is_uniform_over_open_subjects(store: Store) -> None:
     fill_store(store, 40, limit=1000)
     store.queue.options = QueueOptions(weights={Stream.RANDOM: 1.0})
     rng = np.random.default_rng(1)
-    drawn: Counter[str] = Counter()
     draws = 1200
-    for _ in range(draws):
-        handed = store.queue.next(store.people.anonymous(NOW).id, 1, NOW, rng)[0]
-        assert handed.stream is Stream.RANDOM
-        assert handed.probability == pytest.approx(1 / 40)
-        drawn[handed.subject.subject_id] += 1
+    handed = _one_each(store, draws, rng)
+    assert {one.stream for one in handed} == {Stream.RANDOM}
+    assert {one.probability for one in handed} == {1 / 40}
+    drawn = Counter(one.subject.subject_id for one in handed)
     # χ² with 39 degrees of freedom: above 72.1 in one of a thousand.
     assert sum((drawn[f"s{i}"] - draws / 40) ** 2 / (draws / 40) for i in range(40)) < 72.1
 
@@ -305,9 +317,7 @@ def test_streams_come_in_their_weights_and_gold_decays(store: Store) -> None:
     store.rounds.publish(round, [(f"s{i}", -float(i)) for i in range(300)])
     store.rounds.activate(round, NOW)
     rng = np.random.default_rng(0)
-    first: Counter[Stream] = Counter()
-    for _ in range(400):
-        first[store.queue.next(store.people.anonymous(NOW).id, 1, NOW, rng)[0].stream] += 1
+    first = Counter(one.stream for one in _one_each(store, 400, rng))
     share = {stream: count / 400 for stream, count in first.items()}
     assert share[Stream.GOLD] == pytest.approx(0.3, abs=0.08)
     for stream, weight in ((Stream.RANK, 0.7), (Stream.RANDOM, 0.2), (Stream.AUDIT, 0.1)):
@@ -594,6 +604,25 @@ def test_tokens_are_used_once_and_end_sessions(store: Store) -> None:
     with ThreadPoolExecutor(4) as pool:
         used = list(pool.map(lambda _: store.people.use_invite(invitation, NOW), range(4)))
     assert sorted(map(str, used)) == sorted(map(str, [Role.SCIENTIST, None, None, None]))
+
+
+def test_passwords_are_kept_as_argon2id_and_grow_stronger(
+    store: Store, careful: PasswordHasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> str:
+        with store.database.read() as connection:
+            return str(connection.execute(sa.text("SELECT password FROM volunteers")).scalar_one())
+
+    ada = store.people.sign_up("Ada", "the engine weaves", NOW)
+    weak = kept()
+    monkeypatch.setattr(people, "_hasher", careful)
+    assert store.people.check_password("Ada", "another password") is None
+    assert kept() == weak
+    found = store.people.check_password("Ada", "the engine weaves")
+    assert found is not None
+    assert found.id == ada.id
+    # RFC 9106's second recommended option: 64 MiB, three passes, four lanes.
+    assert kept().startswith("$argon2id$v=19$m=65536,t=3,p=4$")
 
 
 def test_the_last_owner_stays(store: Store) -> None:

@@ -393,6 +393,16 @@ def test_a_compressed_file_that_breaks_off_gives_what_was_read(tmp_path: Path) -
     assert len(imported.report.unused) <= 1
 
 
+@pytest.mark.parametrize(
+    "content", [b"classification_id\n", b"\x1f\x8b no such method", gzip.compress(b"a,b\n" * 99)[:-8] + b"8" * 8]
+)
+def test_what_is_not_compressed_as_its_name_says_is_told(tmp_path: Path, content: bytes) -> None:
+    packed = tmp_path / "classifications.csv.gz"
+    packed.write_bytes(content)
+    with pytest.raises(GreenpeaError, match="not compressed as its name says"):
+        list(read_classifications(packed, _workflow(tmp_path)))
+
+
 def test_rows_with_other_numbers_of_cells_are_reported(tmp_path: Path) -> None:
     lines = _text([WHOLE, WHOLE | {"classification_id": "2"}]).splitlines(keepends=True)
     found, report = _read(tmp_path, "".join([lines[0], "5,too,short\r\n", "\r\n", *lines[1:]]).encode())

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import pytest
-from argon2 import PasswordHasher
 from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
 from greenpea.settings import Settings
 from greenpea.site.app import create_app
-from greenpea.store import NewSubject, Receipt, SentClassification, Store, Volunteer, people
+from greenpea.store import NewSubject, Receipt, SentClassification, Store, Volunteer
 from greenpea.workflow import Workflow
 from hands import galaxy_tree
 
@@ -66,13 +64,9 @@ class Place:
 
 @contextmanager
 def place(folder: Path, subjects: int = 6, **settings: Any) -> Iterator[Place]:
-    """Open a site for the length of a test; passwords are hashed in haste."""
+    """Open a site for the length of a test."""
     made = Place(folder, subjects, **settings)
-    with pytest.MonkeyPatch.context() as patch:
-        hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-        patch.setattr(people, "_hasher", hasher)
-        patch.setattr(people, "_nobody", lambda: hasher.hash("nobody"))
-        yield made
+    yield made
     made.store.close()
 
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from greenpea.cli import demo, loop, publishing, site
+from greenpea.cli import demo, loop, publishing, site, transfers
 from greenpea.cli.publishing import convert
 from greenpea.cli.screen import Sets, console, plain, progress, say_next
 from greenpea.errors import GreenpeaError
@@ -501,7 +501,8 @@ def tree_import(
     console.print(f"Version {chosen.version} is in [bold]{plain(out)}[/bold]: greenpea tree show {out}")
 
 
+transfers.add_to(app)
 site.add_to(app)
-publishing.add_to(app, site.export_app)
+publishing.add_to(app, transfers.export_app)
 loop.add_to(app)
 demo.add_to(app)

@@ -1,9 +1,7 @@
-"""Commands around the site: serve it, keep its store safe, bring classifications in and out, look after people."""
+"""Commands around the site: serve it, keep its store safe, look after people."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import os
 import shlex
 import socket
@@ -19,7 +17,7 @@ from greenpea.errors import GreenpeaError
 
 if TYPE_CHECKING:  # importing the web framework takes a second: only the commands that need it pay
     from greenpea.site.opening import Filled
-    from greenpea.store import ImportReport, Role, Store, Version
+    from greenpea.store import Role, Store
     from greenpea.store.engine import Database
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign's folder.")]
@@ -34,17 +32,11 @@ Address = Annotated[
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The account's name.")]
 RoleName = Annotated[str, typer.Option(help="volunteer, moderator, scientist or owner.")]
-import_app = typer.Typer(help="Bring in what was classified elsewhere.", no_args_is_help=True)
-export_app = typer.Typer(help="Write what was classified here, for other programs.", no_args_is_help=True)
 people_app = typer.Typer(help="Look after accounts: list, invite, give roles, reset passwords.", no_args_is_help=True)
-FROM_STORE = b"greenpea.store"  # marks a table of votes that was counted here
-SHOWN = 8  # problems listed on the screen
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.add_typer(import_app, name="import")
-    app.add_typer(export_app, name="export")
     app.add_typer(people_app, name="people")
     for command in (serve, backup, restore, upgrade, recount):
         app.command()(command)
@@ -54,7 +46,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _store(folder: Path, database: str | None, new: bool = False) -> Store:
+def store_of(folder: Path, database: str | None, new: bool = False) -> Store:
     """Open a campaign's store; ``new``: also where there is none yet."""
     from greenpea.site.opening import open_store
 
@@ -70,7 +62,7 @@ def _store(folder: Path, database: str | None, new: bool = False) -> Store:
 
 def filled_store(folder: Path, database: str | None) -> Store:
     """Open a campaign's store that has been filled with its workflow and subjects."""
-    store = _store(folder, database)
+    store = store_of(folder, database)
     if not store.workflows.all():
         raise GreenpeaError(f"the store of {folder} has no workflow yet: 'greenpea serve' brings it in")
     return store
@@ -104,7 +96,8 @@ def _revision(opened: Database) -> str | None:
     return migrations.looked_at(opened)
 
 
-def _fill(store: Store, folder: Path) -> Filled:
+def fill_store(store: Store, folder: Path) -> Filled:
+    """Bring what the campaign's folder holds into its store, and say what a person should know of it."""
     from greenpea.settings import Settings
     from greenpea.site.opening import fill
 
@@ -161,10 +154,10 @@ def serve(
     mail.mailer(os.environ)
     secret_of(os.environ)
     _refuse_taken(host, port)
-    store = _store(folder, database, new=True)
+    store = store_of(folder, database, new=True)
     if workers > 1 and store.database.kind == "sqlite":
         raise GreenpeaError("SQLite is written by one process: leave out --workers, or give a PostgreSQL --database")
-    filled = _fill(store, folder)
+    filled = fill_store(store, folder)
     console.print(
         f"[bold]{plain(folder)}[/bold]: {filled.subjects:,} subjects ({filled.new:,} new, {filled.gold:,} with known "
         f"answers), workflow version {filled.version}, store on {store.database.kind}.",
@@ -288,7 +281,7 @@ def restore(
     with progress() as report:
         rows = backups.read(opened, file, report)
     opened.close()
-    store = _store(folder, database)
+    store = store_of(folder, database)
     differences = store.classifications.recount()
     store.close()
     console.print(
@@ -326,7 +319,7 @@ def recount(folder: Folder, database: Address = None) -> None:
 
       greenpea recount galaxies
     """
-    store = _store(folder, database)
+    store = store_of(folder, database)
     differences = store.classifications.recount()
     store.close()
     console.print(_recounted(differences))
@@ -340,172 +333,6 @@ def _recounted(differences: int) -> str:
     return (
         f"[red]{differences:,} counters differ from a recount of the raw classifications[/red]: this is a fault of "
         f"Greenpea. Make a backup and report it."
-    )
-
-
-# ---- in and out --------------------------------------------------------------------------------------
-
-
-@import_app.command("zooniverse")
-def import_zooniverse(
-    folder: Folder,
-    classifications: Annotated[Path, typer.Argument(metavar="CSV", help="A classification export of Zooniverse.")],
-    workflows: Annotated[Path, typer.Option(help="Workflow versions: JSON, or a workflows.csv export.")],
-    workflow: Annotated[str | None, typer.Option(help="Use this workflow's id only.")] = None,
-    database: Address = None,
-) -> None:
-    """Store the classifications of a Zooniverse project. Importing again stores nothing twice.
-
-    Answers are read at the version of the workflow that they were given on. What cannot be used is written to
-    DIR/imports with the reason; unsupported tasks are kept raw.
-
-    Examples:
-
-      greenpea import zooniverse galaxies classifications.csv --workflows workflows.csv
-    """
-    from greenpea.zooniverse import keeping, read_classifications, workflow_versions
-
-    unused = folder / "imports" / f"{classifications.stem}.unused.csv"
-    versions = workflow_versions(workflows, workflow=workflow)
-    read_classifications(classifications, versions)  # a wrong file is told before anything is written
-    store = _store(folder, database, new=True)
-    _fill(store, folder)
-    unused.parent.mkdir(exist_ok=True)
-    with keeping(unused) as sink, progress() as report:
-        report("reading", 0.0, "")
-        found = read_classifications(classifications, versions, unused=sink)
-        result = store.classifications.import_(found, utc_now(), lambda done: report("reading", 0.0, f"{done:,} rows"))
-    store.close()
-    if not found.report.unused:
-        unused.unlink()
-        with contextlib.suppress(OSError):  # lists of earlier imports may be there
-            unused.parent.rmdir()
-    for line in found.report.summary():
-        console.print(plain(line), soft_wrap=True)
-    _show_imported(result, unused, len(found.report.unused))
-    _keep_refused(result, unused.with_name(f"{classifications.stem}.refused.csv"))
-
-
-def _keep_refused(result: ImportReport, path: Path) -> None:
-    """Write a line for each classification that could be read and was not stored, with why."""
-    refused = [
-        *result.refused,
-        *((uuid, f"there is no subject {subject!r} here") for uuid, subject in result.strangers),
-    ]
-    if refused:
-        path.parent.mkdir(exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("classification", "reason"), *refused])
-        console.print(f"[yellow]They are listed in {plain(path)}.[/yellow]", soft_wrap=True)
-
-
-def _show_imported(result: ImportReport, unused: Path, rows: int) -> None:
-    console.print(
-        f"[bold]{result.stored:,} classifications stored and counted[/bold]; {result.again:,} were here already, "
-        f"{result.repeated:,} repeat a volunteer's own, {result.gold:,} are on subjects with known answers.",
-        soft_wrap=True,
-    )
-    for what, found in (
-        ("are on subjects that the campaign has not", result.strangers),
-        ("do not fit the active workflow", result.refused),
-    ):
-        if found:
-            console.print(f"[yellow]{len(found):,} {what}: not stored.[/yellow]", soft_wrap=True)
-            for uuid, why in found[:SHOWN]:
-                console.print(f"  {plain(uuid)}: {plain(why)}", soft_wrap=True)
-    if rows:
-        console.print(
-            f"[yellow]{rows:,} rows could not be used: {plain(unused)} holds them, with why.[/yellow]", soft_wrap=True
-        )
-
-
-@export_app.command("zooniverse")
-def export_zooniverse(
-    folder: Folder,
-    out: Annotated[Path, typer.Option(help="The folder to write into.")],
-    database: Address = None,
-) -> None:
-    """Write classifications, subjects and workflows as Zooniverse's exports, for panoptes_aggregation and others.
-
-    Examples:
-
-      greenpea export zooniverse galaxies --out for-caesar
-    """
-    from greenpea.site.exchange import zooniverse_folder
-
-    if out.exists() and not out.is_dir():
-        raise GreenpeaError(f"{out} is a file: give the name of a folder")
-    store = filled_store(folder, database)
-    with progress() as report:
-        written = zooniverse_folder(store, folder.resolve().name, out, report)
-    store.close()
-    for path, rows in written.items():
-        console.print(f"  {plain(path)}: {rows:,} rows", soft_wrap=True)
-
-
-@export_app.command("votes")
-def export_votes(
-    folder: Folder,
-    out: Annotated[
-        Path | None, typer.Option(help="A .parquet or .csv file. Default: DIR/votes.parquet, to train on.")
-    ] = None,
-    database: Address = None,
-) -> None:
-    """Write the counted votes per subject and answer; by default where 'greenpea train' looks for them.
-
-    Examples:
-
-      greenpea export votes galaxies
-
-      greenpea export votes galaxies --out votes.csv
-    """
-    import pyarrow.csv as pa_csv
-    import pyarrow.parquet as pq
-
-    from greenpea.files import replacing
-
-    path = out or folder / "votes.parquet"
-    if path.suffix not in (".csv", ".parquet"):
-        raise GreenpeaError(f"{path}: a table of votes is written as .parquet or .csv; give the file such a name")
-    if out is None and path.is_file() and FROM_STORE not in (pq.read_schema(path).metadata or {}):
-        raise GreenpeaError(
-            f"{path} holds votes that came with the subjects, not from this site: move it away if these are to be "
-            f"trained on instead, or give --out"
-        )
-    store = filled_store(folder, database)
-    votes, active = store.classifications.votes(), store.workflows.active()
-    store.close()
-    table = votes.to_table()
-    with replacing(path) as temporary:
-        if path.suffix == ".csv":
-            pa_csv.write_csv(table, temporary)
-        else:
-            pq.write_table(table.replace_schema_metadata((table.schema.metadata or {}) | {FROM_STORE: b"1"}), temporary)
-    console.print(
-        f"{int(votes.total.sum()):,} replies to questions about {len(votes):,} subjects are in "
-        f"[bold]{plain(path)}[/bold].",
-        soft_wrap=True,
-    )
-    if out is None:
-        _follow_site(folder, active)
-
-
-def _follow_site(folder: Path, active: Version) -> None:
-    """Let the campaign's file say what the votes were cast on, where somebody published another on the site."""
-    from greenpea.files import replacing
-    from greenpea.workflow import Workflow
-
-    path = folder / "workflow.json"
-    if Workflow.load(path) == active.workflow:
-        return
-    older = path.with_name(f"workflow before {active.number}.json")
-    older.write_bytes(path.read_bytes())
-    with replacing(path) as temporary:
-        temporary.write_text(active.workflow.to_json(), encoding="utf-8")
-    console.print(
-        f"{plain(path)} is now version {active.number}, as published on the site; the one before is in "
-        f"{plain(older.name)}.",
-        soft_wrap=True,
     )
 
 
@@ -524,7 +351,7 @@ def people_list(
 
       greenpea people list galaxies --search ada
     """
-    store = _store(folder, database, new=True)
+    store = store_of(folder, database, new=True)
     rows, following = store.people.listing(search=search)
     store.close()
     if not rows:
@@ -571,7 +398,7 @@ def people_add(
       greenpea people add galaxies "Ada Lovelace" --role owner
     """
     chosen = _role(role)
-    store = _store(folder, database, new=True)
+    store = store_of(folder, database, new=True)
     one = store.people.sign_up(name, password, utc_now(), role=chosen)
     store.close()
     console.print(f"[bold]{plain(one.shown)}[/bold] has an account: {one.role.value}.")
@@ -594,7 +421,7 @@ def people_role(
       greenpea people role galaxies "Ada Lovelace" scientist
     """
     chosen = _role(role)
-    store = _store(folder, database)
+    store = store_of(folder, database)
     store.people.set_role(_account(store, folder, name), chosen)
     store.close()
     console.print(f"[bold]{plain(name)}[/bold] is now {chosen.value}.")
@@ -608,7 +435,7 @@ def people_reset(folder: Folder, name: Name, database: Address = None) -> None:
 
       greenpea people reset galaxies "Ada Lovelace"
     """
-    store = _store(folder, database)
+    store = store_of(folder, database)
     token = store.people.reset_token(_account(store, folder, name), utc_now())
     store.close()
     _show_link(f"Give this to {plain(name)}: a new password can be set with it, once, within a day.", f"/reset/{token}")
@@ -623,7 +450,7 @@ def people_invite(folder: Folder, role: RoleName = "scientist", database: Addres
       greenpea people invite galaxies --role moderator
     """
     chosen = _role(role)
-    store = _store(folder, database, new=True)
+    store = store_of(folder, database, new=True)
     token = store.people.invite(chosen, utc_now())
     store.close()
     _show_link(f"Whoever opens this first can join as {chosen.value}, within a week.", f"/join/{token}")

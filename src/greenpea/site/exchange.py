@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from greenpea.files import replacing
+from greenpea.site.arrivals import everyone
 from greenpea.site.exports import metadata_of, value_of
 from greenpea.store import Store, Subject
 from greenpea.zooniverse import PanoptesSubject, classifications_csv, reductions_csv, subjects_csv, workflows_csv
 from greenpea.zooniverse.subjects import Status
 
 Report = Callable[[str, float, str], None]
-PAGE = 500
 
 
 def zooniverse_folder(store: Store, name: str, out: Path, report: Report) -> dict[Path, int]:
@@ -25,7 +25,7 @@ def zooniverse_folder(store: Store, name: str, out: Path, report: Report) -> dic
     counted = (value_of(stored) for stored in store.classifications.stream(counted_only=True))
     parts = {
         "workflows.csv": workflows_csv(trees, 1, name, retire_after=limit),
-        "subjects.csv": subjects_csv(_subjects(store)),
+        "subjects.csv": subjects_csv(map(_panoptes, everyone(store))),
         "classifications.csv": classifications_csv(counted, trees, 1, name, metadata_of(store)),
         "reductions.csv": reductions_csv(store.classifications.votes()),
     }
@@ -34,15 +34,6 @@ def zooniverse_folder(store: Store, name: str, out: Path, report: Report) -> dic
         report("writing exports", number / len(parts), file)
         written[out / file] = _write(out / file, rows)
     return written
-
-
-def _subjects(store: Store) -> Iterator[PanoptesSubject]:
-    after = None
-    while True:
-        page, after = store.subjects.browse(order="subject_id", after=after, limit=PAGE)
-        yield from map(_panoptes, page)
-        if after is None:
-            return
 
 
 def _panoptes(subject: Subject) -> PanoptesSubject:

@@ -188,6 +188,7 @@ class Database:
         self.kind: str = self.writer.dialect.name
         self.last_commit: datetime | None = None
         self._commits, self._look_after = 0, 300
+        self._looking: threading.Thread | None = None
         self.group = group
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -234,7 +235,7 @@ class Database:
     def analyze(self) -> None:
         """Let PostgreSQL count what its tables hold: without, it plans as if they were empty."""
         if self.kind == "postgresql":
-            with self.writer.begin() as connection:
+            with self.reader.connect() as connection:
                 connection.exec_driver_sql("ANALYZE")
 
     def close(self) -> None:
@@ -245,6 +246,8 @@ class Database:
         if thread is not None:
             self._jobs.put(None)
             thread.join()
+        if self._looking is not None:
+            self._looking.join()
         self.reader.dispose()
         self.writer.dispose()
 
@@ -268,8 +271,7 @@ class Database:
                 jobs.append(another)
             # Whoever gave up waiting in the queue is left out; from here on nobody can.
             self._commit([job for job in jobs if job.done.set_running_or_notify_cancel()])
-            with contextlib.suppress(SQLAlchemyError):  # statistics are a help, and no more: the next time will do
-                self._look()
+            self._look()
             if stop:
                 return
 
@@ -310,10 +312,15 @@ class Database:
         return [job]
 
     def _look(self) -> None:
-        """Refresh PostgreSQL's statistics as the tables fill: its own come only after minutes."""
+        """Refresh PostgreSQL's statistics as the tables fill: its own come only after minutes. Nobody waits for it."""
         self._commits += 1
-        if self._commits == self._look_after:
+        if self._commits == self._look_after and self.kind == "postgresql":
             self._look_after *= 3
+            self._looking = threading.Thread(target=self._look_around, name="greenpea-looking", daemon=True)
+            self._looking.start()
+
+    def _look_around(self) -> None:
+        with contextlib.suppress(SQLAlchemyError):  # statistics are a help, and no more: the next time will do
             self.analyze()
 
     def _transaction(self, jobs: list[_Job]) -> list[Any]:

@@ -61,6 +61,10 @@ class Lines:
                     yield self._text(line.removeprefix(BOM) if number == 0 else line)
             except (EOFError, zlib.error):
                 self.ended = False
+            except gzip.BadGzipFile as error:
+                raise GreenpeaError(
+                    f"{self.path.name} is not compressed as its name says, or was damaged ({error}): fetch it again"
+                ) from error
 
     def _open(self) -> IO[bytes] | gzip.GzipFile:
         try:
