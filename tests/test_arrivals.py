@@ -161,6 +161,13 @@ def test_only_the_lists_can_be_read(team: Team, name: str) -> None:
     assert team.client.get(f"/team/imports/{name}").status_code == 404
 
 
+def test_lists_are_for_scientists(team: Team) -> None:
+    team.send(subjects=subjects(PanoptesSubject("77")))
+    assert team.client.get("/team/imports/subjects.to-fetch.csv").status_code == 200
+    team.client.cookies.clear()
+    assert team.client.get("/team/imports/subjects.to-fetch.csv").status_code == 303
+
+
 def test_new_subjects_come_without_a_restart(team: Team) -> None:
     team.send(path="/team/imports/folder")
     assert team.store.subjects.count() == 4

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from greenpea.errors import GreenpeaError
 from greenpea.site import identity, markdown, passes
@@ -409,6 +410,31 @@ def test_the_server_goes_away_and_comes_back(place: Callable[..., Place], page: 
     assert len(stored) == 3
     assert len({one.uuid for one in stored}) == len({one.subject for one in stored}) == 3
     assert site.store.classifications.recount() == 0
+
+
+def test_subjects_that_were_lost_on_their_way_are_handed_out_again(place: Callable[..., Place], page: Any) -> None:
+    """The site has handed out all it has; the page has heard of none, and must not call them seen."""
+    site = place(subjects=4)
+    lost: list[int] = []
+
+    def lose_the_subjects(route: Any) -> None:
+        if not lost:
+            lost.append(route.fetch().status)
+            return route.abort()
+        return route.continue_()
+
+    page.route("**/api/v1/next", lose_the_subjects)
+    page.goto(f"{site.url}/classify")
+    for _ in range(4):
+        ready(page)
+        classify_disk(page)
+    page.locator("#exhausted").wait_for(state="visible")
+    all_sent(page)
+    assert lost == [200]
+    assert len({one.subject for one in site.stored()}) == 4
+    assert len({one.volunteer.id for one in site.stored()}) == 1
+    with site.store.database.read() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM volunteers")).scalar_one() == 1
 
 
 def test_an_answer_that_was_lost_on_its_way_back_counts_once(place: Callable[..., Place], page: Any) -> None:

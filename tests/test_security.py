@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
@@ -24,6 +25,7 @@ from greenpea.errors import GreenpeaError
 from greenpea.site import identity, limits, security
 from greenpea.store import Role
 from greenpea.store.schema import volunteers
+from site_hands import serving
 from test_accounts import account, member
 from visitors import PASSWORD, Place, Visitor, place
 
@@ -356,6 +358,16 @@ def test_every_answer_carries_the_headers(site: Place) -> None:
             assert "default-src 'none'" in policy, (method, path)
             assert "unsafe" not in policy, (method, path)
             assert "strict-transport-security" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/classify", "/api/v1/workflow", "/nowhere"])
+def test_what_looks_only_whether_a_page_is_there_is_answered(site: Place, path: str) -> None:
+    with serving(site.app) as url:
+        seen, asked = httpx.get(url + path), httpx.head(url + path)
+    assert asked.status_code == seen.status_code
+    assert asked.content == b""
+    assert asked.headers["content-type"] == seen.headers["content-type"]
+    assert "content-security-policy" in asked.headers
 
 
 def test_the_nonce_is_new_every_time(site: Place) -> None:

@@ -29,7 +29,7 @@ from greenpea.store.migrations import newest
 from greenpea.tree import DecisionTree
 from greenpea.votes import Votes, read_votes
 from greenpea.workflow import Workflow
-from greenpea.zooniverse import read_classifications, read_subjects, workflow_versions
+from greenpea.zooniverse import PanoptesSubject, read_classifications, read_subjects, subjects_csv, workflow_versions
 from hands import galaxy_tree
 from site_hands import NOW, classify, free_port, make_campaign, workflow
 
@@ -510,6 +510,43 @@ def test_what_cannot_be_imported_is_kept_and_told(folder: Path, tmp_path: Path, 
     assert len(reasons) == 2
     with (other / "imports" / "classifications.refused.csv").open(encoding="utf-8", newline="") as opened:
         assert ["'elsewhere'" in row["reason"] for row in csv.DictReader(opened)] == [True]
+
+
+def test_a_subject_export_gives_metadata_and_says_what_is_missing(folder: Path, tmp_path: Path, greenpea: Run) -> None:
+    _classified(folder).close()
+    out = tmp_path / "panoptes"
+    greenpea("export", "zooniverse", folder, "--out", out)
+    known = PanoptesSubject("s00", ("https://example.org/0.jpg",), {"ra": 12.5, "#hidden": "x"})
+    far = PanoptesSubject("far", ("https://example.org/1.jpg", "https://example.org/2.jpg"))
+    file = tmp_path / "theirs.csv"
+    file.write_text("".join(subjects_csv([known, far])), encoding="utf-8", newline="")
+    other = make_campaign(tmp_path / "other", 6)
+    words = ("import", "zooniverse", other, out / "classifications.csv", "--workflows", out / "workflows.csv")
+    said = greenpea(*words, "--subjects", file)
+    assert "metadata of 1 of the campaign's subjects" in said
+    assert "1 subjects are not in the campaign" in said
+    assert "14 classifications stored and counted" in said
+    listed = (other / "imports" / "theirs.to-fetch.csv").read_text(encoding="utf-8").splitlines()
+    assert listed == ["id,images", "far,https://example.org/1.jpg https://example.org/2.jpg"]
+    store = open_store(other)
+    subject = store.subjects.get("s00")
+    assert subject is not None
+    assert (subject.metadata["ra"], subject.metadata["#hidden"], subject.images) == (12.5, "x", ("",))
+    assert store.classifications.recount() == 0
+    store.close()
+    assert "subject_id" in greenpea(*words, "--subjects", out / "workflows.csv", fails=True)
+
+
+@pytest.mark.data
+def test_a_real_subject_export_is_listed(data_folder: Path, folder: Path, tmp_path: Path, greenpea: Run) -> None:
+    real = data_folder / "zooniverse"
+    words = ("import", "zooniverse", folder, real / "galaxy-zoo-decals-classifications.csv")
+    words = (*words, "--workflows", real / "galaxy-zoo-workflow-versions.txt")
+    said = greenpea(*words, "--subjects", real / "galaxy-zoo-subjects.csv")
+    assert "173 subjects are not in the campaign" in said
+    assert "9 of 9 rows used" in said
+    assert "greenpea tree import" in said
+    assert len((folder / "imports" / "galaxy-zoo-subjects.to-fetch.csv").read_text().splitlines()) == 174
 
 
 def test_answers_that_do_not_fit_the_campaign_are_refused(folder: Path, tmp_path: Path, greenpea: Run) -> None:

@@ -52,6 +52,7 @@ async function fill() {
     if (!answer.ok) throw Object.assign(new Error(), { status: answer.status });
     take(await answer.json());
   } catch (error) {
+    state.claimed = false; // what was handed out may have been lost on its way here
     stuck(error.status ?? 0);
   } finally {
     state.fetching = false;
@@ -59,8 +60,8 @@ async function fill() {
 }
 
 /**
- * After a reload, what this page does not hold any more shall be handed out again: say what it holds. Once is enough,
- * and only the tab that keeps what is under way may: the others' subjects are not lost.
+ * After a reload or a lost answer, what this page does not hold shall be handed out again: say what it holds. Once is
+ * enough, and only the tab that keeps what is under way may: the others' subjects are not lost.
  */
 async function claim() {
   if (!keeping || state.claimed) return {};
