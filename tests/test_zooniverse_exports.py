@@ -395,7 +395,7 @@ def test_a_compressed_file_that_breaks_off_gives_what_was_read(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "content",
-    [b"classification_id\n", b"\x1f\x8b no such method", gzip.compress(b"a,b\n" * 99)[:-8] + b"8" * 8],
+    [b"classification_id\n", b"\x1f\x8b no such method", gzip.compress(_text([WHOLE]).encode())[:-8] + b"8" * 8],
     ids=["plain", "another method", "a wrong sum"],
 )
 def test_what_is_not_compressed_as_its_name_says_is_told(tmp_path: Path, content: bytes) -> None:
