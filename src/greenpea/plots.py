@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import binom
 
-from greenpea.calibration import LEVELS, Reliability, Score, by_decile
+from greenpea.calibration import LEVELS, LabelReliability, Reliability, Score, by_decile
 from greenpea.tree import Question
 
 INK, MUTED, GRID = "#1d2521", "#5f6963", "#dbe1dc"
@@ -207,6 +207,27 @@ def reliability(points: Reliability, name: str) -> Figure:
     bottom.set_ylim(0.7, 2 * float(points.cells.max()))
     bottom.minorticks_off()
     style(bottom, "predicted fraction", "cells", grid="")
+    return figure
+
+
+def label_reliability(points: LabelReliability, name: str) -> Figure:
+    """Draw how often a class was right against how probable it was said to be, and below how many cells a bin has.
+
+    The band holds 95 % of the frequencies that a perfectly calibrated predictor would show.
+    """
+    figure = _figure(2.8, 2.8)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    top.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
+    top.fill_between(points.confidence, points.low, points.high, color=DRAW, alpha=0.28, linewidth=0)
+    top.plot(points.confidence, points.frequency, color=GREEN, marker="o", markersize=4, linewidth=1.2)
+    style(top, "", "observed frequency", name)
+    top.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    bottom.bar(points.confidence, points.cells, width=0.05, color=DRAW)
+    bottom.set_yscale("log")
+    bottom.yaxis.set_major_formatter("{x:,.0f}")
+    bottom.set_ylim(0.7, 2 * float(points.cells.max()))
+    bottom.minorticks_off()
+    style(bottom, "predicted probability", "cells", grid="")
     return figure
 
 

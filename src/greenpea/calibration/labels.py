@@ -25,7 +25,7 @@ def log_score(
     probabilities: Float[np.ndarray, "subject answer"], codes: Int[np.ndarray, " subject"]
 ) -> Float[np.ndarray, " subject"]:
     """Return −ln p of the true class, in nats; 0 is perfect."""
-    _check(probabilities, codes)
+    check(probabilities, codes)
     return -np.log(np.maximum(probabilities[np.arange(len(codes)), codes], SMALLEST))
 
 
@@ -33,7 +33,7 @@ def brier(
     probabilities: Float[np.ndarray, "subject answer"], codes: Int[np.ndarray, " subject"]
 ) -> Float[np.ndarray, " subject"]:
     """Return Σ_c (p_c − [c is true])², from 0 to 2 (Brier 1950)."""
-    _check(probabilities, codes)
+    check(probabilities, codes)
     return np.square(probabilities - one_hot(codes, probabilities.shape[1])).sum(axis=1)
 
 
@@ -44,7 +44,7 @@ def ranked_probability(
 
     To miss by two answers costs more than to miss by one. Answers are in their order.
     """
-    _check(probabilities, codes)
+    check(probabilities, codes)
     return _ranked(probabilities, one_hot(codes, probabilities.shape[1]))
 
 
@@ -68,7 +68,8 @@ def one_hot(codes: Int[np.ndarray, " subject"], classes: int) -> Float[np.ndarra
     return np.eye(classes)[codes]
 
 
-def _check(probabilities: np.ndarray, codes: np.ndarray) -> None:
+def check(probabilities: np.ndarray, codes: np.ndarray) -> None:
+    """Raise GreenpeaError unless every subject has probabilities and one of their classes."""
     if len(probabilities) != len(codes) or not len(codes):
         raise GreenpeaError(
             f"{len(probabilities)} subjects have probabilities and {len(codes)} a class: bring the same"
@@ -129,7 +130,7 @@ def calibration_error(
     frequency, the mean over classes (Kumar+2019). Bins have equal ``width``, the last one holding 1.0, or equal
     ``mass``.
     """
-    _check(probabilities, codes)
+    check(probabilities, codes)
     cells = _bins(probabilities, bins, binning, of)
     observed = _errors(cells, _hits(probabilities, codes, of), len(codes))
     cumulative = np.cumsum(probabilities, axis=1)
