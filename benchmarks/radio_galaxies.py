@@ -3,13 +3,14 @@
     python benchmarks/radio_galaxies.py [--work DIR] [--epochs 60] [--folds 5]
 
 MiraBest (Porter & Scaife 2023): experts were confident of some sources and not of others. Networks learn from the
-confident ones in all folds but one (hybrids left out) and are judged on that one; every uncertain source is judged by the
-network of one fold, and none is learned from. Each network is variational in every weight (`greenpea.learning.uncertainty.
-variational`), learned once at temperature 0.01, a cold posterior (Wenzel+2020; Mohan+2022), and once at temperature 1.
+confident ones in all folds but one (hybrids left out) and are judged on that one; every uncertain source is judged by
+the network of one fold, and none is learned from. Each network is variational in every weight, learned once at
+temperature 0.01, a cold posterior (Wenzel+2020; Mohan+2022), and once at temperature 1.
 
-Printed: the cross-validated error on confident sources at both temperatures; how well predictive entropy tells uncertain
-sources from confident ones (AUC); the error where 30, 60 and 90 % of the weights are set to 0 by their signal-to-noise,
-and where as many are picked at random, 20 times. With --work each network is kept, and found again after a kill.
+Printed: the cross-validated error on confident sources at both temperatures; how well predictive entropy tells
+uncertain sources from confident ones (AUC); the error where 30, 60 and 90 % of the weights are set to 0 by their
+signal-to-noise, and where as many are picked at random, 20 times. With --work each network is kept, and found again
+after a kill.
 """
 
 from __future__ import annotations

@@ -25,12 +25,22 @@ from greenpea.tree import DecisionTree, shipped
 ROOT = Path(__file__).parent.parent
 # The rooms that are of use from Python, by what one wants of them.
 ROOMS = {
-    "Values": ("tree", "subjects", "votes", "posterior", "workflow", "classifications"),
+    "Values": ("tree", "subjects", "votes", "posterior", "labels", "measurements", "workflow", "classifications"),
     "A campaign": ("campaign", "creation", "settings", "images", "catalogue", "selections", "converting"),
-    "Judging and asking": ("calibration", "information", "acquisition", "combining", "retirement", "planning"),
+    "Judging and asking": (
+        "calibration",
+        "calibration.labels",
+        "calibration.maps",
+        "information",
+        "acquisition",
+        "combining",
+        "retirement",
+        "planning",
+    ),
     "People": ("volunteers", "debiasing", "zooniverse", "client", "store"),
     "Learning": (
         "learning.model",
+        "learning.arrays",
         "learning.encoders",
         "learning.uncertainty",
         "learning.training",

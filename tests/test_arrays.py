@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from scipy.special import expit
 from greenpea.errors import GreenpeaError
 from greenpea.labels import LabelLayout, doubt
 from greenpea.learning import encoders
+from greenpea.learning.array_checkpoint import load_arrays, save_arrays
 from greenpea.learning.arrays import ArrayModel, learn_labels, learn_measurements
 from greenpea.learning.families import LabelLoss, MeasurementLoss, curvatures
 from greenpea.learning.settings import Learning
@@ -277,3 +280,58 @@ def test_the_fingerprint_tells_models_apart(coin: tuple[np.ndarray, np.ndarray])
     again = learn_labels(z[:100], labels[:100], settings=settings)
     assert model.fingerprint() == again.fingerprint()
     assert replace(model, state=None).fingerprint() != model.fingerprint()
+
+
+def test_the_examples_of_the_documentation_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parent.parent / "docs" / "labels-and-measurements.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(compile("\n".join(examples), "docs/labels-and-measurements.md", "exec"), {})
+    assert (tmp_path / "masses" / "model.safetensors").is_file()
+
+
+# ---- on disk -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["laplace", "dropout"])
+def test_a_model_read_back_says_the_same(method: str, coin: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    z, labels = coin
+    settings = FAST.model_copy(update={"epochs": 2, "uncertainty": method, "dropout": 0.3})
+    model = learn_labels(z[:100], labels[:100], hidden=(6,), settings=settings)
+    again = load_arrays(save_arrays(model, tmp_path / "model"))
+    assert again.fingerprint() == model.fingerprint()
+    np.testing.assert_array_equal(again.predict(z[:9]).parameters["label"], model.predict(z[:9]).parameters["label"])
+
+
+def test_measurements_of_spectra_read_back_say_the_same(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    spectra, values = rng.normal(size=(60, 2, 20)).astype(np.float32), rng.normal(size=(60, 2))
+    settings = FAST.model_copy(update={"epochs": 1, "width": 4})
+    model = learn_measurements(spectra, values, ["z", "age"], ["1", "Gyr"], settings=settings)
+    folder = save_arrays(model, tmp_path / "model")
+    again = load_arrays(folder)
+    np.testing.assert_array_equal(again.predict(spectra[:5]).centres, model.predict(spectra[:5]).centres)
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-8])
+    with pytest.raises(GreenpeaError, match="not those that were saved"):
+        load_arrays(folder)
+    with pytest.raises(GreenpeaError, match="has no model"):
+        load_arrays(tmp_path)
+
+
+def test_an_encoder_of_ones_own_is_given_again(coin: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    class Own(torch.nn.Module):
+        embedding_size = 3
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 3)
+
+        def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+            return self.layer(numbers)
+
+    z, labels = coin
+    model = learn_labels(z[:100], labels[:100], start=Own(), settings=FAST.model_copy(update={"epochs": 1}))
+    folder = save_arrays(model, tmp_path / "model")
+    with pytest.raises(GreenpeaError, match="give it to load_arrays"):
+        load_arrays(folder)
+    assert load_arrays(folder, Own()).fingerprint() == model.fingerprint()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -235,3 +238,9 @@ def test_what_does_not_fit_is_refused() -> None:
         brier(p, np.array([2]))
     with pytest.raises(GreenpeaError, match="bring the same"):
         log_score(p, np.array([0, 1]))
+
+
+def test_the_examples_of_the_documentation_run() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "calibration.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(compile(example, "docs/calibration.md", "exec"), {})

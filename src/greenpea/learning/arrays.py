@@ -93,15 +93,20 @@ class ArrayModel:
     recalibration: Recalibration | Widening | None = None
     history: training.History = field(default_factory=training.History)
 
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of all numbers: one model, one set of draws."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every number of the model by name, as a checkpoint keeps them."""
         kept = {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
         kept |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         if self.state is not None:
             kept |= {f"state.{name}": value for name, value in laplace.tensors(self.state).items()}
+        kept |= {f"geometry.{name}": torch.from_numpy(getattr(self.geometry, name)) for name in ("mean", "factor")}
+        return {name: value.detach().cpu().contiguous() for name, value in kept.items()}
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all numbers: one model, one set of draws."""
         digest = hashlib.sha256()
-        for name, value in sorted(kept.items()):
-            digest.update(name.encode() + value.detach().cpu().contiguous().reshape(-1).numpy().tobytes())
+        for name, value in sorted(self.tensors().items()):
+            digest.update(name.encode() + value.reshape(-1).numpy().tobytes())
         return digest.hexdigest()
 
     def predict(

@@ -140,6 +140,7 @@ class Encoder(nn.Module):
 
     def __init__(self, network: ResidualEncoder | TimmEncoder) -> None:
         super().__init__()
+        self.built: dict[str, str | int] = {}  # what `build` was asked for, to build it again
         self.network = network
         self.embedding_size = min(LONGEST_EMBEDDING, network.embedding_size)
         longer = network.embedding_size > LONGEST_EMBEDDING
@@ -155,12 +156,20 @@ def build(name: str, channels: int, size: int, width: int, pretrained: bool = Fa
 
     timm's take images, which have two ``dimensions``. Raises GreenpeaError for others.
     """
+    encoder = Encoder(_network(name, channels, size, width, pretrained, dimensions))
+    encoder.built = {"name": name, "channels": channels, "size": size, "width": width, "dimensions": dimensions}
+    return encoder
+
+
+def _network(
+    name: str, channels: int, size: int, width: int, pretrained: bool, dimensions: int
+) -> ResidualEncoder | TimmEncoder:
     if name == "residual":
         if dimensions not in CONVOLUTIONS:
             raise GreenpeaError(f"arrays with {dimensions} dimensions beside the channels: the encoder takes 1, 2 or 3")
-        return Encoder(ResidualEncoder(channels, size, width, dimensions=dimensions))
+        return ResidualEncoder(channels, size, width, dimensions=dimensions)
     if name.startswith("timm:"):
         if dimensions != 2:
             raise GreenpeaError(f"{name} takes images, not arrays of {dimensions} dimensions: use 'residual'")
-        return Encoder(TimmEncoder(name.removeprefix("timm:"), channels, size, pretrained))
+        return TimmEncoder(name.removeprefix("timm:"), channels, size, pretrained)
     raise GreenpeaError(f"no encoder {name!r}: use 'residual', or 'timm:NAME' such as 'timm:resnet18'")
