@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,10 +24,11 @@ from greenpea import information
 from greenpea.calibration import Recalibration
 from greenpea.images import Preparation
 from greenpea.learning import encoders
-from greenpea.learning.model import Model
+from greenpea.learning.model import Draws, Model
 from greenpea.learning.prediction import embed
 from greenpea.learning.settings import Learning
 from greenpea.learning.uncertainty import laplace
+from greenpea.learning.uncertainty.skeleton import Learned
 from greenpea.outputs import Geometry, Layout
 from greenpea.posterior import Posterior
 from real_votes import tree
@@ -44,7 +46,7 @@ def model(embeddings_of: np.ndarray) -> Model:
     mean = 0.1 * torch.randn(encoder.embedding_size + 1, layout.outputs)
     packed = torch.cat([torch.randint(0, 10, (len(some), 10)).float(), torch.zeros(len(some), 1)], dim=1)
     packed[:, -1] = packed[:, :-1].sum(1)
-    state = next(laplace.candidates(layout, mean, some, packed, 0.0))
+    state = next(laplace.candidates(Learned(layout, None, mean, some, packed, settings)))
     recalibration = Recalibration({"object": 0.9}, {"object": -0.1})
     return Model(
         encoder, layout, Preparation(), settings, 3, state, Geometry.of(some.numpy(), some.numpy()), recalibration
@@ -69,18 +71,21 @@ def main() -> None:
     images = np.random.default_rng(0).integers(0, 256, (arguments.subjects, 3, 64, 64), np.uint8)
     ids = np.array([f"s{i}" for i in range(len(images))], dtype=object)
     some = model(images)
-    weights = some.draw()
+    drawn = some.draw()
+
+    def one(t: int) -> Draws:
+        return replace(drawn, heads=drawn.heads[t : t + 1])
 
     def one_pass() -> np.ndarray:
-        return some.posterior(embed(some.encoder, images), ids, weights[:1]).mean("object")
+        return some.posterior(embed(some.encoder, images), ids, one(0)).mean("object")
 
     def hundred_draws() -> Posterior:
-        posterior = some.posterior(embed(some.encoder, images), ids, weights)
+        posterior = some.posterior(embed(some.encoder, images), ids, drawn)
         posterior.mean("object"), posterior.variance("object")
         return posterior
 
     def naive() -> np.ndarray:
-        parts = [some.posterior(embed(some.encoder, images), ids, weights[t : t + 1]) for t in range(DRAWS)]
+        parts = [some.posterior(embed(some.encoder, images), ids, one(t)) for t in range(DRAWS)]
         return np.concatenate([part.parameters["object"] for part in parts])
 
     once, once_all = timed(one_pass)

@@ -20,8 +20,8 @@ from greenpea.learning.batches import ImageBatches, PlainBatches, augment, to_un
 from greenpea.learning.model import Model, learn
 from greenpea.learning.orientation import probe
 from greenpea.learning.prediction import embed
-from greenpea.learning.settings import Augmentation, Learning, Recipe
-from greenpea.learning.uncertainty import METHODS, method
+from greenpea.learning.settings import ON_FROZEN, Augmentation, Learning, Recipe
+from greenpea.learning.uncertainty import method
 from greenpea.votes import Votes
 from hands import galaxy_tree, one_question
 
@@ -236,10 +236,10 @@ def test_too_few_votes_are_refused() -> None:
 
 
 def test_draws_depend_on_nothing_but_model_seed_and_number(trained: Model) -> None:
-    eight, four = trained.draw(8), trained.draw(4)
+    eight, four = trained.draw(8).heads, trained.draw(4).heads
     assert torch.equal(eight[:4], four)
-    assert torch.equal(eight, trained.draw(8))
-    assert not torch.equal(eight, trained.draw(8, seed=1))
+    assert torch.equal(eight, trained.draw(8).heads)
+    assert not torch.equal(eight, trained.draw(8, seed=1).heads)
     assert not torch.equal(eight[0], eight[1])
 
 
@@ -266,7 +266,7 @@ def test_one_encoder_pass_serves_all_draws(trained: Model, monkeypatch: pytest.M
 
 def test_draws_in_one_product_are_the_draws_one_by_one(trained: Model) -> None:
     embeddings = torch.randn(10, trained.encoder.embedding_size)
-    weights = trained.draw(5)
+    weights = trained.draw(5).heads
     together = outputs.apply(weights.numpy(), embeddings.numpy())
     for t in range(5):
         alone = embeddings @ weights[t, :-1] + weights[t, -1]
@@ -279,11 +279,11 @@ def _with_method(name: str, subjects: int, first: Model | None) -> Model:
     return learn(images, crowd(size, 6), np.arange(subjects) % 5 == 0, Preparation(size=24), settings, first)
 
 
-def test_doubt_falls_with_votes_for_laplace_and_not_for_dropout(trained: Model) -> None:
+def test_doubt_falls_with_votes_for_laplace_and_bootstrap_and_not_for_dropout(trained: Model) -> None:
     images, _ = disks(100, 8)
     ids = np.arange(100).astype(str).astype(object)
     fell = {}
-    for name in METHODS:
+    for name in ON_FROZEN:
         few, many = (_with_method(name, subjects, trained) for subjects in (60, 900))
         values = [
             information.of_tree(model.predict(images, ids), 5, np.random.default_rng(0)).value.mean()
@@ -291,6 +291,7 @@ def test_doubt_falls_with_votes_for_laplace_and_not_for_dropout(trained: Model) 
         ]
         fell[name] = values[0] / values[1]
     assert fell["laplace"] > 3
+    assert fell["bootstrap"] > 3
     assert fell["dropout"] < 2
 
 
@@ -402,7 +403,7 @@ def test_a_gpu_that_is_not_there() -> None:
         training.make_fabric(accelerator="cuda")
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", ON_FROZEN)
 def test_checkpoints_come_back_to_the_same_posterior(name: str, tmp_path: Path, trained: Model) -> None:
     model = _with_method(name, 80, trained)
     checkpoint.save(model, tmp_path / "run")

@@ -34,8 +34,7 @@ from greenpea.errors import GreenpeaError
 from greenpea.files import replacing, sha256
 from greenpea.learning import checkpoint, selfsupervised
 from greenpea.learning.kept import SHIPPED, KeptEncoder, encoder_of
-from greenpea.learning.model import Model, Report, Weights, learn, silent
-from greenpea.learning.prediction import embed
+from greenpea.learning.model import Draws, Model, Report, learn, silent
 from greenpea.posterior import Posterior
 from greenpea.settings import Settings, Split
 from greenpea.subjects import SubjectSet, in_audit
@@ -395,14 +394,14 @@ class Campaign:
     def _blocks(
         self, subjects: SubjectSet, model: Model, unreadable: list[images.UnreadableSubject], report: Report
     ) -> Iterator[tuple[pa.Table, Posterior]]:
-        chosen, weights = self.settings.catalogue, self._draw(model)
+        chosen, drawn = self.settings.catalogue, self._draw(model)
         done = 0
         report("predicting", 0.0, f"0 of {len(subjects):,}")
         for rows, block, failed in images.batches(subjects, model.preparation, BLOCK, chosen.workers):
             unreadable += failed
             if len(rows):
                 some = subjects.select(rows)
-                posterior = self._posterior(model, block, some.subject_ids, weights)
+                posterior = self._posterior(model, block, some.subject_ids, drawn)
                 rng = np.random.default_rng([model.settings.seed, int(rows[0])])
                 yield (
                     catalogue.table(posterior, some.metadata, chosen.votes, chosen.information_votes, rng),
@@ -411,18 +410,18 @@ class Campaign:
             done += len(rows) + len(failed)
             report("predicting", done / len(subjects), f"{done:,} of {len(subjects):,}")
 
-    def _draw(self, model: Model) -> Weights:
+    def _draw(self, model: Model) -> Draws:
         """Return as many draws, and of the seed, as the settings say today."""
         return model.draw(self.settings.learning.draws, self.settings.learning.seed)
 
-    def _posterior(self, model: Model, block: np.ndarray, subject_ids: np.ndarray, weights: Weights) -> Posterior:
+    def _posterior(self, model: Model, block: np.ndarray, subject_ids: np.ndarray, drawn: Draws) -> Posterior:
         if block.shape[1] != model.channels:
             raise GreenpeaError(
                 f"these images have {block.shape[1]} channels, the model was trained on {model.channels}: "
                 f"predict images of the same kind"
             )
-        chosen = self.settings.learning  # where and how fast to compute is this machine's, not the training's
-        return model.posterior(embed(model.encoder, block, chosen.precision, chosen.accelerator), subject_ids, weights)
+        where = self.settings.learning  # where and how fast to compute is this machine's, not the training's
+        return model.posterior_of(block, subject_ids, drawn, where)
 
     # ---- evaluation --------------------------------------------------------------------------------
 

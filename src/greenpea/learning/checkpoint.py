@@ -109,7 +109,9 @@ def _restore(facts: dict[str, Any], numbers: dict[str, torch.Tensor]) -> Model:
     settings = Learning.model_validate(facts["settings"])
     preparation = Preparation.model_validate(facts["preparation"])
     tree = DecisionTree.from_json(json.dumps(facts["tree"]), FACTS)
-    encoder = encoders.build(settings.encoder, facts["channels"], preparation.size, settings.width)
+    method = uncertainty.method(settings.uncertainty)
+    built = encoders.build(settings.encoder, facts["channels"], preparation.size, settings.width)
+    encoder = method.prepare(built, settings)
     encoder.load_state_dict(_part(numbers, "encoder."))
     encoder.to(memory_format=torch.channels_last).eval()
     return Model(
@@ -118,7 +120,7 @@ def _restore(facts: dict[str, Any], numbers: dict[str, torch.Tensor]) -> Model:
         preparation=preparation,
         settings=settings,
         channels=facts["channels"],
-        state=uncertainty.method(settings.uncertainty).restore(_part(numbers, "head.")),
+        state=method.restore(_part(numbers, "head.")),
         geometry=Geometry(numbers["geometry.mean"].numpy(), numbers["geometry.factor"].numpy(), facts["unit"]),
         recalibration=Recalibration(**facts["recalibration"]),
         history=History(**facts["history"]),

@@ -18,6 +18,7 @@ from greenpea.images import Preparation
 from greenpea.learning.encoders import Encoder
 from greenpea.learning.model import Model
 from greenpea.learning.prediction import embed
+from greenpea.learning.uncertainty.layers import plain
 
 SHIPPED = Path(__file__).parent.parent / "encoders" / "galaxies-64"
 
@@ -72,9 +73,9 @@ class KeptEncoder:
 
 
 def encoder_of(model: Model) -> KeptEncoder:
-    """Return a model's encoder."""
+    """Return a model's encoder, without its doubt."""
     return KeptEncoder(
-        encoder=model.encoder,
+        encoder=plain(model.encoder),
         preparation=model.preparation,
         name=model.settings.encoder,
         width=model.settings.width,

@@ -18,7 +18,10 @@ from greenpea.images import Preparation
 from greenpea.learning import encoders, fitting, heads, orientation, training, uncertainty
 from greenpea.learning.batches import ImageBatches, PlainBatches
 from greenpea.learning.prediction import embed
-from greenpea.learning.settings import Learning
+from greenpea.learning.settings import ON_FROZEN, Learning
+from greenpea.learning.uncertainty import ensemble
+from greenpea.learning.uncertainty.layers import plain
+from greenpea.learning.uncertainty.skeleton import Learned, Pass, head_of
 from greenpea.outputs import Geometry, Layout
 from greenpea.posterior import Posterior
 from greenpea.votes import Votes
@@ -27,11 +30,19 @@ from greenpea.votes import Votes
 PRECISIONS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 Report = Callable[[str, float, str], None]  # stage, share done, a few words
-Weights = Tensor  # draws of the head [draw, embedding + 1, output], for those who must not know torch
+Network = Callable[[Learning], "Model"]  # settings → a model of that training, made or remembered
 
 
 def silent(stage: str, share: float, words: str) -> None:
     """Report nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Draws of a model's weights: the heads [draw, embedding + 1, output], and the encoder's passes that they need."""
+
+    heads: Tensor
+    passes: tuple[Pass, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,29 +82,65 @@ class Model:
             )
         return digest.hexdigest()
 
-    def draw(self, draws: int | None = None, seed: int | None = None) -> Tensor:
-        """Return draws of the head's weights [draw, embedding + 1, output].
+    def draw(self, draws: int | None = None, seed: int | None = None) -> Draws:
+        """Return draws of the weights.
 
-        Draw t is a function of (fingerprint, seed, t) alone: the same for every subject, batch and worker.
+        Draw t is a function of (fingerprint, seed, t) alone: the same for every subject, batch and worker. Raises
+        GreenpeaError where the method has nothing to draw, naming what is missing.
         """
-        seed = self.settings.seed if seed is None else seed
+        seed, count = self.settings.seed if seed is None else seed, draws or self.settings.draws
         name = self.fingerprint()
-        weights = [self.method.draw(self.state, generator(name, seed, t)) for t in range(draws or self.settings.draws)]
-        return torch.stack(weights)
+        heads_ = [self.method.draw(self.state, t, generator(name, seed, t)) for t in range(count)]
+        inside = [generator(f"{name}:encoder", seed, t) for t in range(count)]
+        return Draws(torch.stack(heads_), tuple(self.method.passes(self.encoder, self.state, inside)))
 
-    def posterior(self, embeddings: Tensor, subject_ids: np.ndarray, weights: Tensor) -> Posterior:
-        """Return the posterior of subjects from their embeddings and draws of the head (`draw`)."""
+    def posterior(self, embeddings: Tensor, subject_ids: np.ndarray, drawn: Draws) -> Posterior:
+        """Return the posterior of subjects from their embeddings, for draws that one pass of the encoder serves.
+
+        Raises GreenpeaError where the method needs the images again: `posterior_of` takes them.
+        """
+        if len(drawn.passes) > 1 or not drawn.passes[0].as_trained:
+            raise GreenpeaError(
+                f"the draws of {self.settings.uncertainty!r} are of the encoder too, which embeddings cannot tell: "
+                f"predict from images, or choose a method in the head such as 'laplace'"
+            )
         values = embeddings.numpy()
-        found = outputs.apply(weights.numpy(), values)
-        distance = self.geometry.distance(values)
+        return self._posterior(outputs.apply(drawn.heads.numpy(), values), values, subject_ids)
+
+    def posterior_of(
+        self,
+        images: np.ndarray,
+        subject_ids: np.ndarray,
+        drawn: Draws,
+        where: Learning | None = None,
+        rows: np.ndarray | None = None,
+    ) -> Posterior:
+        """Return the posterior of prepared images [subject, channel, y, x], or of ``rows`` of them, under draws.
+
+        ``where`` says at which precision and on what to compute, by default as in training. The encoder passes as
+        often as `uncertainty` says for the method, and once more for the distance where every pass is of a draw.
+        """
+        where, found, as_trained = where or self.settings, None, None
+
+        def see(tensors: Callable[[], Any]) -> np.ndarray:
+            return embed(self.encoder, images, where.precision, where.accelerator, rows, tensors).numpy()
+
+        found = np.empty((len(subject_ids), len(drawn.heads), self.layout.outputs), np.float32)
+        for one in drawn.passes:
+            values, some = see(one.tensors), list(one.draws)
+            found[:, some] = outputs.apply(drawn.heads[some].numpy(), values)
+            as_trained = values if one.as_trained else as_trained
+        return self._posterior(found, see(dict) if as_trained is None else as_trained, subject_ids)
+
+    def _posterior(self, found: np.ndarray, embeddings: np.ndarray, subject_ids: np.ndarray) -> Posterior:
+        distance = self.geometry.distance(embeddings)
         return self.recalibration.apply(outputs.posterior(self.layout, found, subject_ids, distance))
 
     def predict(
         self, images: np.ndarray, subject_ids: np.ndarray, draws: int | None = None, seed: int | None = None
     ) -> Posterior:
-        """Return the posterior of prepared images [subject, channel, y, x]: one pass, however many draws."""
-        embeddings = embed(self.encoder, images, self.settings.precision, self.settings.accelerator)
-        return self.posterior(embeddings, subject_ids, self.draw(draws, seed))
+        """Return the posterior of prepared images [subject, channel, y, x]: see `posterior_of`."""
+        return self.posterior_of(images, subject_ids, self.draw(draws, seed))
 
 
 def generator(name: str, seed: int, t: int) -> torch.Generator:
@@ -113,11 +160,13 @@ def learn(
     settings: Learning,
     start: Model | None = None,
     report: Report = silent,
+    network: Network | None = None,
 ) -> Model:
     """Train on prepared images [subject, channel, y, x] and the votes of the same subjects.
 
     ``validation`` (boolean, per subject) are kept from the gradients: they stop the training, choose the
-    head's prior and recalibrate. ``start`` gives its encoder, whatever its tree was.
+    head's prior and recalibrate. ``start`` gives its encoder, whatever its tree. ``network`` gives the trained networks
+    that methods share (`shared`): by default they are trained here.
     Subjects without a vote teach nothing and are left out. Raises GreenpeaError when no votes remain.
     """
     asked = votes.total > 0
@@ -127,60 +176,125 @@ def learn(
             f"{len(learned)} training and {len(kept)} validation subjects have votes; at least 10 and 5 are needed: "
             f"bring more votes, or a smaller test share"
         )
+    material = _Material(images, votes, learned, kept, preparation, start)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
-        torch.manual_seed(settings.seed)
-        return _learn(images, votes, learned, kept, preparation, settings, start, report)
+        if settings.uncertainty == "ensemble":
+            return _ensemble(material, settings, report, network)
+        if network is not None and settings.uncertainty in ON_FROZEN:
+            return _doubting_anew(network(shared(settings)), material, settings)
+        return _learn(material, settings, report)
 
 
-def _learn(
-    images: np.ndarray,
-    votes: Votes,
-    learned: np.ndarray,
-    kept: np.ndarray,
-    preparation: Preparation,
-    settings: Learning,
-    start: Model | None,
-    report: Report,
-) -> Model:
+def shared(settings: Learning, member: int = 0) -> Learning:
+    """Return the settings of the training that methods share: what is fitted afterwards has its default.
+
+    ``member`` is the number of an ensemble's network; the first is the network that would be trained alone.
+    """
+    digest = hashlib.sha256(f"member:{settings.seed}:{member}".encode()).digest()
+    names = ("encoder_dropout", "members", "prior", "prior_width", "temperature", "draws")
+    usual: dict[str, Any] = {name: Learning.model_fields[name].default for name in names}
+    usual["seed"] = int.from_bytes(digest[:4], "big") if member else settings.seed
+    return settings.model_copy(update=usual | {"uncertainty": "laplace", "recalibrate": False})
+
+
+@dataclass(frozen=True, eq=False)
+class _Material:
+    """What is learned from: images, votes, and the rows that teach and that are kept aside."""
+
+    images: np.ndarray
+    votes: Votes
+    learned: np.ndarray
+    kept: np.ndarray
+    preparation: Preparation
+    start: Model | None
+
+    def packed(self, layout: Layout) -> Tensor:
+        return heads.Targets(layout).pack(self.votes)
+
+    def evidence(self, encoder: encoders.Encoder, layout: Layout, settings: Learning) -> _Evidence:
+        """Return votes and embeddings for the head."""
+        seen = [embed(encoder, self.images, settings.precision, settings.accelerator, rows) for rows in self.rows]
+        return _Evidence(self.images, self.votes, *self.rows, self.packed(layout), *seen)
+
+    @property
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.learned, self.kept
+
+
+def _learn(material: _Material, settings: Learning, report: Report) -> Model:
+    torch.manual_seed(settings.seed)
+    images, votes, learned, kept = material.images, material.votes, material.learned, material.kept
+    method = uncertainty.method(settings.uncertainty)
     layout = Layout(votes.tree, settings.likelihood)
-    packed = heads.Targets(layout).pack(votes)
     bias = heads.constant_bias(layout, votes.select(learned))
-    encoder = _encoder(images.shape[1], preparation, settings, start)
+    encoder = _encoder(images.shape[1], material.preparation, settings, material.start)
     turned = _orientation(images, learned, settings)
-    network = _network(encoder, layout, bias, settings)
+    network = _network(method.prepare(encoder, settings), layout, bias, settings)
     history = training.History()
     if not settings.freeze:
-        network, history = _train(network, images, packed, learned, kept, layout, settings, turned, report)
-    encoder = network[0]
+        network, history = _train(network, material, layout, settings, turned, report)
     report("head", 0.0, "")
-    values = [embed(encoder, images, settings.precision, settings.accelerator, rows) for rows in (learned, kept)]
+    evidence = material.evidence(network[0], layout, settings)
     ready = Model(
-        encoder=encoder,
+        encoder=network[0],
         layout=layout,
-        preparation=preparation.model_copy(update={"channels": images.shape[1]}),
+        preparation=material.preparation.model_copy(update={"channels": images.shape[1]}),
         settings=settings,
         channels=images.shape[1],
         state=None,
-        geometry=Geometry.of(*(value.numpy() for value in values)),
+        geometry=Geometry.of(evidence.training.numpy(), evidence.validation.numpy()),
         recalibration=Recalibration.identity(votes.tree),
         history=history,
         facts={"orientation": turned, "subjects": {"training": len(learned), "validation": len(kept)}},
-        learned_from=_seen(votes, learned, kept, start),
+        learned_from=_seen(votes, learned, kept, material.start),
     )
-    evidence = _Evidence(votes, learned, kept, packed, *values)
-    if settings.freeze:
-        mean = _frozen_head(ready, bias, evidence, report)
-    else:
-        mean = torch.cat([network[2].weight.T, network[2].bias[None]]).detach().float()
-    _, model = _with_doubt(ready, mean, evidence)
+    mean = _frozen_head(ready, bias, evidence, report) if settings.freeze else head_of(plain(network[2]))
+    model = _with_doubt(ready, None if settings.freeze else network[2], mean, evidence)
     report("head", 1.0, "")
     return _recalibrated(model, evidence)
+
+
+def _doubting_anew(model: Model, material: _Material, settings: Learning) -> Model:
+    """Return a model trained for one of `ON_FROZEN` with the doubt that the settings ask for."""
+    evidence = material.evidence(model.encoder, model.layout, settings)
+    plain_ = Recalibration.identity(model.layout.tree)
+    ready = replace(model, settings=settings, recalibration=plain_, facts=dict(model.facts))
+    return _recalibrated(_with_doubt(ready, None, model.state.mean, evidence), evidence)
+
+
+def _ensemble(material: _Material, settings: Learning, report: Report, network: Network | None) -> Model:
+    """Return the ensemble of networks trained one after the other, recalibrated together."""
+    members = []
+    for number in range(settings.members):
+
+        def told(stage: str, share: float, words: str, number: int = number) -> None:
+            report(f"member {number + 1} of {settings.members}: {stage}", share, words)
+
+        mine = shared(settings, number)
+        members.append(network(mine) if network else _learn(material, mine, told))
+    first = members[0]
+    encoders_ = [{name: v.clone() for name, v in one.encoder.state_dict().items()} for one in members]
+    if any(
+        all(torch.equal(a, b) for a, b in zip(encoders_[0].values(), other.values(), strict=True))
+        for other in encoders_[1:]
+    ):
+        raise _all_the_same(settings)
+    state = ensemble.State(tuple(one.state for one in members), tuple(encoders_[1:]))
+    facts = first.facts | {"members": [one.settings.seed for one in members]}
+    joined = replace(first, settings=settings, state=state, facts=facts)
+    return _recalibrated(joined, material.evidence(first.encoder, first.layout, settings))
+
+
+def _all_the_same(settings: Learning) -> GreenpeaError:
+    missing = uncertainty.method(settings.uncertainty).MISSING
+    return GreenpeaError(f"all draws of {settings.uncertainty!r} say the same of every subject: {missing}")
 
 
 @dataclass(frozen=True, eq=False)
 class _Evidence:
     """The votes and embeddings that the head is fitted on and judged by."""
 
+    images: np.ndarray
     votes: Votes
     learned: np.ndarray
     kept: np.ndarray
@@ -190,7 +304,10 @@ class _Evidence:
 
     def predict(self, model: Model) -> Posterior:
         """Return the model's posterior of the validation subjects."""
-        return model.posterior(self.validation, self.votes.subject_ids[self.kept], model.draw())
+        ids, drawn = self.votes.subject_ids[self.kept], model.draw()
+        if len(drawn.passes) == 1:
+            return model.posterior(self.validation, ids, drawn)
+        return model.posterior_of(self.images, ids, drawn, rows=self.kept)
 
     def score_of(self, layout: Layout, mean: Tensor) -> float:
         """Return ln p of the validation votes under one head, in nats."""
@@ -204,12 +321,12 @@ class _Evidence:
         return float(sum(posterior.log_pmf(slug, held).sum() for slug in held.tree.slugs))
 
 
-def _with_doubt(model: Model, mean: Tensor, evidence: _Evidence) -> tuple[float, Model]:
-    """Return the model with the distribution of heads around ``mean`` that predicts validation best, and its score."""
+def _with_doubt(model: Model, head: nn.Module | None, mean: Tensor, evidence: _Evidence) -> Model:
+    """Return the model with the distribution of heads around ``mean`` that predicts validation best."""
     packed = evidence.packed[torch.from_numpy(evidence.learned)]
-    states = model.method.candidates(model.layout, mean, evidence.training, packed, model.settings.dropout)
-    some = [replace(model, state=state) for state in states]
-    return max(((evidence.score(one), one) for one in some), key=lambda pair: pair[0])
+    learned = Learned(model.layout, head, mean, evidence.training, packed, model.settings)
+    some = [replace(model, state=state) for state in model.method.candidates(learned)]
+    return some[0] if len(some) == 1 else max(some, key=evidence.score)
 
 
 def _frozen_head(model: Model, bias: Tensor, evidence: _Evidence, report: Report) -> Tensor:
@@ -226,10 +343,13 @@ def _frozen_head(model: Model, bias: Tensor, evidence: _Evidence, report: Report
 
 
 def _recalibrated(model: Model, evidence: _Evidence) -> Model:
+    """Return the model recalibrated, where that is wanted. Raises GreenpeaError where all draws say the same."""
+    posterior = evidence.predict(model)
+    if all((values == values[:1]).all() for values in posterior.parameters.values()):
+        raise _all_the_same(model.settings)
     if not model.settings.recalibrate:
         return model
-    found = recalibrate(evidence.predict(model), evidence.votes.select(evidence.kept))
-    return replace(model, recalibration=found)
+    return replace(model, recalibration=recalibrate(posterior, evidence.votes.select(evidence.kept)))
 
 
 def _encoder(channels: int, preparation: Preparation, settings: Learning, start: Model | None) -> encoders.Encoder:
@@ -248,7 +368,7 @@ def _encoder(channels: int, preparation: Preparation, settings: Learning, start:
             f"the starting model's encoder is {start.settings.encoder!r} of width {start.settings.width}: "
             f"set learning.encoder and learning.width to these"
         )
-    encoder.load_state_dict(start.encoder.state_dict())
+    encoder.load_state_dict(plain(start.encoder).state_dict())
     return encoder
 
 
@@ -267,23 +387,22 @@ def _network(encoder: encoders.Encoder, layout: Layout, bias: Tensor, settings: 
     head = nn.Linear(encoder.embedding_size, layout.outputs)
     nn.init.zeros_(head.weight)
     head.bias.data.copy_(bias)  # begin as the constant predictor: every step from there is something learned
+    head = uncertainty.method(settings.uncertainty).prepare_head(head, settings)
     network = nn.Sequential(encoder, nn.Dropout(settings.dropout), head)
     return network.to(memory_format=torch.channels_last)
 
 
 def _train(
     network: nn.Sequential,
-    images: np.ndarray,
-    packed: Tensor,
-    learned: np.ndarray,
-    kept: np.ndarray,
+    material: _Material,
     layout: Layout,
     settings: Learning,
     turned: Literal["any", "upright"],
     report: Report,
 ) -> tuple[nn.Sequential, training.History]:
-    recipe = settings.recipe(len(learned))
-    size = settings.batch(len(learned))
+    images, learned, packed = material.images, material.learned, material.packed(layout)
+    recipe, size = settings.recipe(len(learned)), settings.batch(len(learned))
+    method, loss = uncertainty.method(settings.uncertainty), heads.Targets(layout).loss
 
     def progress(epoch: int, history: training.History) -> None:
         words = f"training {history.train[-1]:.3f}, held out {history.held_out[-1]:.3f} nats per subject"
@@ -293,8 +412,8 @@ def _train(
     best, history = training.fit(
         network,
         ImageBatches(images, learned, packed, size, settings.augmentation(turned), settings.seed),
-        heads.Targets(layout).loss,
-        held_out=PlainBatches(images, kept, packed, 256),
+        method.objective(network, loss, len(learned), settings),
+        held_out=PlainBatches(images, material.kept, packed, 256),
         recipe=recipe,
         fabric=training.make_fabric(settings.precision, accelerator=settings.accelerator),
         progress=progress,

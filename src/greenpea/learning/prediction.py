@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from greenpea.learning.batches import to_unit
 from greenpea.learning.training import make_fabric
+from greenpea.learning.uncertainty.layers import Drawn, apply
 
 # The network always sees this many images at a time, the last batch filled up: the arithmetic, and so the last bit
 # of every result, does not depend on how callers batch.
@@ -31,18 +32,21 @@ def embed(
     precision: str = "auto",
     accelerator: str = "auto",
     rows: np.ndarray | None = None,
+    tensors: Callable[[], Drawn] = dict,
 ) -> Tensor:
     """Return the embeddings [subject, embedding], float32, of prepared images [subject, channel, y, x], or of ``rows``.
 
+    ``tensors`` gives what of the encoder is replaced for this pass (`uncertainty.layers.Drawn`), by default nothing.
     Gathers one block of images at a time.
     """
     fabric = make_fabric(precision, accelerator=accelerator)
     network = fabric.to_device(encoder.eval())
+    drawn = {name: fabric.to_device(value) for name, value in tensors().items()}
 
     def work(block: Tensor) -> Tensor:
-        chosen = torch.from_numpy(images[block.numpy()])
+        chosen = fabric.to_device(to_unit(torch.from_numpy(images[block.numpy()])))
         with torch.inference_mode(), fabric.autocast():
-            return network(fabric.to_device(to_unit(chosen))).float().cpu()
+            return apply(network, drawn, chosen).float().cpu()
 
     rows = np.arange(len(images)) if rows is None else rows
     parts = list(in_blocks(work, torch.from_numpy(rows)))

@@ -8,6 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from greenpea.outputs import Likelihood
 
+Method = Literal[
+    "laplace", "dropout", "bootstrap", "variational-head", "ensemble", "encoder-dropout", "variational"
+]  # of `greenpea.learning.uncertainty`
+
+
+ON_FROZEN = ("laplace", "dropout", "bootstrap")  # methods that need no training of the encoder
+
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,10 +51,21 @@ class Learning(_Settings):
     pretrained: bool = Field(False, description="start timm encoders from their published weights (downloads)")
     width: int = Field(24, ge=4, description="channels of the residual encoder's first stage")
     likelihood: Likelihood = Field("dirichlet-multinomial", description="or 'multinomial': no spread of opinion")
-    uncertainty: Literal["laplace", "dropout"] = Field(
-        "laplace", description="'laplace' (doubt falls with data) or 'dropout' (the 2019 anchor)"
+    uncertainty: Method = Field(
+        "laplace",
+        description="how the network doubts: 'laplace', 'bootstrap', 'variational-head' or 'dropout' (the 2019 anchor) "
+        "in its head, for one pass; 'ensemble', 'variational' or 'encoder-dropout' in all of it, for several",
     )
     dropout: float = Field(0.2, ge=0, lt=1, description="share of the embedding silenced in training")
+    encoder_dropout: float = Field(0.1, ge=0, lt=1, description="'encoder-dropout': share of channels silenced")
+    members: int = Field(5, ge=2, description="'ensemble': networks trained, each from a seed of its own")
+    prior: Literal["gaussian", "laplace", "mixture"] = Field(
+        "gaussian", description="'variational' and 'variational-head': what weights are like before any data"
+    )
+    prior_width: float = Field(1.0, gt=0, description="the prior's standard deviation, in units of 1/√(inputs)")
+    temperature: float = Field(
+        0.1, gt=0, description="weight of the prior in variational training; below 1: surer than Bayes' rule"
+    )
     draws: int = Field(30, ge=2, description="draws of the weights in a posterior")
     orientation: Literal["auto", "any", "upright"] = Field(
         "auto", description="do the images have an up? auto: ask a linear probe"
@@ -74,9 +92,16 @@ class Learning(_Settings):
     seed: int = Field(0, ge=0, description="of everything random in training and in the draws")
 
     @model_validator(mode="after")
-    def _dropout_drops(self) -> Learning:
+    def _draws_differ(self) -> Learning:
         if self.uncertainty == "dropout" and self.dropout == 0:
             raise ValueError("uncertainty 'dropout' needs dropout above 0: without it all draws are the same")
+        if self.uncertainty == "encoder-dropout" and self.encoder_dropout == 0:
+            raise ValueError("uncertainty 'encoder-dropout' needs encoder_dropout above 0: else all draws are the same")
+        if self.freeze and self.uncertainty not in ON_FROZEN:
+            raise ValueError(
+                f"uncertainty {self.uncertainty!r} is learned together with the encoder, which freeze keeps as it is: "
+                f"choose one of {', '.join(ON_FROZEN)}, or freeze = false"
+            )
         return self
 
     def augmentation(self, orientation: Literal["any", "upright"]) -> Augmentation:

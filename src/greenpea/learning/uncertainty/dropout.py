@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from greenpea.outputs import Layout
+from greenpea.learning.settings import Learning
+from greenpea.learning.uncertainty.skeleton import Learned, loss_alone, one_pass, unchanged
+
+COST = "one pass of the encoder; memory of one head"
+MISSING = "the Dropout before the head silences nothing: set learning.dropout above 0"
+
+prepare = prepare_head = unchanged
+objective = loss_alone
+passes = one_pass
 
 
 @dataclass(frozen=True)
@@ -22,12 +30,17 @@ class State:
     rate: float
 
 
-def candidates(layout: Layout, mean: Tensor, embeddings: Tensor, packed: Tensor, rate: float) -> Iterator[State]:
+def encoder_passes(settings: Learning, draws: int) -> int:
+    """Return 1: all draws are of the head."""
+    return 1
+
+
+def candidates(learned: Learned) -> Iterator[State]:
     """Yield the head as trained: its training under dropout is all there is to fit."""
-    yield State(mean, rate)
+    yield State(learned.mean, learned.settings.dropout)
 
 
-def draw(state: State, generator: torch.Generator) -> Tensor:
+def draw(state: State, t: int, generator: torch.Generator) -> Tensor:
     """Return one set of weights [embedding + 1, output]: rows of the embedding silenced, the others raised."""
     rows = len(state.mean) - 1
     keep = (torch.rand(rows, generator=generator, dtype=torch.float64) >= state.rate).to(state.mean.dtype)

@@ -14,7 +14,16 @@ from torch import Tensor
 from torch.nn.functional import softmax
 
 from greenpea.learning.heads import log_parameters
+from greenpea.learning.settings import Learning
+from greenpea.learning.uncertainty.skeleton import Learned, loss_alone, one_pass, unchanged
 from greenpea.outputs import LOG_CONCENTRATION, Layout
+
+COST = "one pass of the encoder; memory of a square matrix of (embedding + 1) × outputs a question"
+MISSING = "the Gaussian around the head has no width, which no finite curvature gives: look at the embeddings"
+
+prepare = prepare_head = unchanged
+objective = loss_alone
+passes = one_pass
 
 CHUNK = 512  # subjects whose Fisher information is held at once
 
@@ -52,16 +61,21 @@ def groups(layout: Layout) -> dict[str, tuple[str, tuple[int, ...]]]:
     return found
 
 
-def candidates(layout: Layout, mean: Tensor, embeddings: Tensor, packed: Tensor, rate: float) -> Iterator[State]:
-    """Yield the Gaussian around ``mean`` for each prior precision; the curvature is computed once for all.
+def encoder_passes(settings: Learning, draws: int) -> int:
+    """Return 1: all draws are of the head."""
+    return 1
 
-    ``embeddings`` [subject, embedding] and ``packed`` votes are those the head learned from. Costs N·E²/2
-    multiply-adds a pair of outputs in a group, and Cholesky factorisations for each precision.
+
+def candidates(learned: Learned) -> Iterator[State]:
+    """Yield the Gaussian around the head for each prior precision; the curvature is computed once for all.
+
+    Costs N·E²/2 multiply-adds a pair of outputs in a group, and Cholesky factorisations for each precision.
     """
-    inputs = torch.cat([embeddings, torch.ones(len(embeddings), 1)], dim=1).double()
-    found = curvatures(layout, mean.double(), inputs, packed)
+    mean = learned.mean
+    inputs = torch.cat([learned.embeddings, torch.ones(len(learned.embeddings), 1)], dim=1).double()
+    found = curvatures(learned.layout, mean.double(), inputs, learned.packed)
     for precision in PRECISIONS:
-        yield around(layout, mean, found, torch.full((len(mean),), precision, dtype=torch.float64))
+        yield around(learned.layout, mean, found, torch.full((len(mean),), precision, dtype=torch.float64))
 
 
 def around(layout: Layout, mean: Tensor, found: dict[str, Tensor], stiffness: Tensor) -> State:
@@ -80,7 +94,7 @@ def _factor(curvature: Tensor, stiffness: Tensor) -> Tensor:
     return factor.float()
 
 
-def draw(state: State, generator: torch.Generator) -> Tensor:
+def draw(state: State, t: int, generator: torch.Generator) -> Tensor:
     """Return one set of weights [embedding + 1, output] from the Gaussian."""
     return draws(state, [generator])[0]
 

@@ -55,6 +55,8 @@ def doubting(network: nn.Module, kind: type[Any], missing: str) -> list[tuple[st
 
 def apply(network: nn.Module, drawn: Drawn, inputs: Tensor) -> Tensor:
     """Return what one draw of ``network``, in evaluation mode, says of ``inputs``: one pass."""
+    if not drawn:
+        return network.eval()(inputs)
     return torch.func.functional_call(network.eval(), dict(drawn), (inputs,))
 
 
