@@ -358,7 +358,7 @@ def test_columns_of_identifiers_are_named_or_suggested(tmp_path: Path) -> None:
 
 def test_files_that_are_no_tables_are_refused_by_name(tmp_path: Path) -> None:
     tree = DecisionTree.load("binary")
-    with pytest.raises(GreenpeaError, match=r"no file .*votes\.csv; give a CSV or Parquet table"):
+    with pytest.raises(GreenpeaError, match=r"no file .*votes\.csv; give a CSV, Parquet, FITS or VOTable table"):
         read_votes(tmp_path / "votes.csv", tree)
     _refused(_csv(tmp_path, "", "empty.csv"), tree, "empty.csv is empty")
     _refused(_csv(tmp_path, "a", "votes.xlsx"), tree, "votes.xlsx: tables are CSV", "Parquet")

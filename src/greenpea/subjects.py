@@ -28,7 +28,7 @@ from greenpea.formats import ENDINGS, ending_of
 from greenpea.locations import LOCATIONS, Holders, absolute, addresses, of_files, of_table, reading_order, relative
 from greenpea.locations import concatenate as concatenate_locations
 from greenpea.remote import Fetching, is_address
-from greenpea.tables import ID_COLUMNS, column_as_strings, find_id_column, read_table, refuse_duplicates
+from greenpea.tables import ID_COLUMNS, NOTE, column_as_strings, find_id_column, read_table, refuse_duplicates
 
 FILE = "subjects.parquet"
 VERSION = 1
@@ -174,7 +174,7 @@ class SubjectSet:
         image_column: str | None = None,
         root: str | Path | None = None,
     ) -> SubjectSet:
-        """Return one subject per row of a CSV (plain or gzipped) or Parquet table.
+        """Return one subject per row of a CSV (plain or gzipped), Parquet, FITS or VOTable table.
 
         Images are named by path, relative to ``root`` (default: the table's folder), or by web address, whose size
         in bytes and SHA-256 are checked where columns `CHECKS` tell them, or embedded in a
@@ -203,7 +203,8 @@ class SubjectSet:
                 locations = locations.append_column("image_more", _further(table, more, base))
         ids, id_column, note = _identify(table, id_column, names, column, where)
         metadata = table.drop_columns([name for name in (id_column, column, *more) if name in table.column_names])
-        return cls(ids, locations, _without_reserved(metadata), note)
+        left_out = (fields.metadata or {}).get(NOTE.encode(), b"").decode()
+        return cls(ids, locations, _without_reserved(metadata), "; ".join(filter(None, (note, left_out))))
 
     @classmethod
     def concatenate(cls, sets: Sequence[SubjectSet]) -> SubjectSet:
@@ -356,9 +357,9 @@ def _read_without_bytes(path: Path, text: Sequence[str]) -> tuple[pa.Schema, pa.
     """Return a table's whole schema, its rows without the columns that embed bytes, and how many they are."""
     if not path.name.lower().endswith((".parquet", ".pq")):
         table = read_table(path, text)
-        return table.schema, table, table.num_rows
+        return table.schema, table.replace_schema_metadata(None), table.num_rows
     if not path.is_file():
-        raise GreenpeaError(f"there is no file {path}; give a folder of images, or a CSV or Parquet table")
+        raise GreenpeaError(f"there is no file {path}; give a folder of images, or a table")
     try:
         file = pq.ParquetFile(path)
         fields = file.schema_arrow

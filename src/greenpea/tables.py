@@ -1,15 +1,18 @@
-"""Tables people bring: CSV (plain or gzipped, any usual encoding) and Parquet, with their untidiness."""
+"""Tables people bring: CSV (plain or gzipped, any usual encoding), Parquet, FITS and VOTable, with their untidiness."""
 
 from __future__ import annotations
 
+import codecs
 import csv as python_csv
 import gzip
 import io
-import re
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO, cast
+from xml.parsers.expat import ExpatError
 
 import numpy as np
 import pyarrow as pa
@@ -31,11 +34,15 @@ ID_COLUMNS = (
     "galaxy_id",
     "galaxy",
 )
-WHOLE_FLOAT = re.compile(r"\d+\.0")
+WHOLE_FLOAT = r"^\d+\.0$"
+FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.fz")
+VOTABLE_ENDINGS = (".vot", ".votable", ".xml", ".vot.gz")
+LONGEST_VECTOR = 16  # elements; a longer one is no row of numbers but a spectrum or an image
+NOTE = "greenpea.note"  # in a table's metadata: what was left out when it was read
 
 
 def read_table(path: str | Path, text_columns: Collection[str] = ()) -> pa.Table:
-    """Read a CSV, gzipped CSV or Parquet table, chosen by the file's name.
+    """Read a CSV (plain or gzipped), Parquet, FITS or VOTable table, chosen by the file's name.
 
     A byte-order mark, Latin-1 text and unnamed index columns are survived. Columns with one of the usual
     names of identifiers, and ``text_columns``, are read as text: every digit and leading zero is kept.
@@ -43,42 +50,66 @@ def read_table(path: str | Path, text_columns: Collection[str] = ()) -> pa.Table
     """
     path = Path(path)
     if not path.is_file():
-        raise GreenpeaError(f"there is no file {path}; give a CSV or Parquet table")
+        raise GreenpeaError(f"there is no file {path}; give a CSV, Parquet, FITS or VOTable table")
     name = path.name.lower()
     try:
         if name.endswith((".parquet", ".pq")):
             return pq.read_table(path)
         if name.endswith((".csv", ".csv.gz", ".txt", ".tsv")):
             return _read_csv(path, "\t" if name.endswith(".tsv") else ",", text_columns)
+        if name.endswith((*FITS_ENDINGS, *VOTABLE_ENDINGS)):
+            return _read_astronomical(path, "fits" if name.endswith(FITS_ENDINGS) else "votable")
     except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
         raise GreenpeaError(f"{path} cannot be read as a table: {error}") from error
-    raise GreenpeaError(f"{path}: tables are CSV (.csv, .csv.gz, .tsv) or Parquet (.parquet)")
+    raise GreenpeaError(
+        f"{path}: tables are CSV (.csv, .csv.gz, .tsv), Parquet (.parquet), FITS (.fits) or VOTable (.vot, .xml)"
+    )
 
 
 def _read_csv(path: Path, delimiter: str, text_columns: Collection[str]) -> pa.Table:
-    raw = path.read_bytes()
-    if path.name.lower().endswith(".gz"):
-        raw = gzip.decompress(raw)
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")
-    if not text.strip():
+    encoding = _encoding(path)
+    header = _header(path, delimiter, encoding)
+    if not header:
         raise GreenpeaError(f"{path} is empty")
     table = csv.read_csv(
-        io.BytesIO(text.encode()),
-        read_options=csv.ReadOptions(block_size=1 << 26),
+        path,
+        read_options=csv.ReadOptions(block_size=1 << 26, encoding=encoding),
         parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=csv.ConvertOptions(
             strings_can_be_null=True,
             null_values=["", "NA", "NaN", "nan", "null"],
-            column_types={
-                name: pa.string()
-                for name in _header(text, delimiter)
-                if name in text_columns or name.lower() in ID_COLUMNS
-            },
+            column_types={name: pa.string() for name in header if name in text_columns or name.lower() in ID_COLUMNS},
         ),
     )
+    return _named(table, path)
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb"))
+
+
+def _encoding(path: Path) -> str:
+    """Return the encoding that fits the whole file: UTF-8, or else Latin-1, which fits any."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with _opened(path) as file:
+        try:
+            while block := file.read(1 << 20):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return "latin-1"
+    return "utf-8"
+
+
+def _header(path: Path, delimiter: str, encoding: str) -> list[str]:
+    with _opened(path) as file, io.TextIOWrapper(file, "utf-8-sig" if encoding == "utf-8" else encoding) as text:
+        return next(
+            (row for row in python_csv.reader(text, delimiter=delimiter) if any(cell.strip() for cell in row)), []
+        )
+
+
+def _named(table: pa.Table, path: Path) -> pa.Table:
+    """Give names to columns without one; refuse two of one name."""
     named = [name or f"column_{index + 1}" for index, name in enumerate(table.column_names)]
     twice = [name for name, count in Counter(named).items() if count > 1]
     if twice:
@@ -86,8 +117,63 @@ def _read_csv(path: Path, delimiter: str, text_columns: Collection[str]) -> pa.T
     return table.rename_columns(named)
 
 
-def _header(text: str, delimiter: str) -> list[str]:
-    return next(python_csv.reader(io.StringIO(text), delimiter=delimiter))
+# ---- FITS and VOTable --------------------------------------------------------------------------------
+
+
+def _read_astronomical(path: Path, kind: str) -> pa.Table:
+    """Read the first table of a FITS or VOTable: masked values are null, a short vector is a column per element.
+
+    Columns of longer vectors are left out; the table's `NOTE` says which.
+    """
+    from astropy.table import Table  # slow to import, and most campaigns do without
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of units and headers that are merely unusual
+        try:
+            found = Table.read(path, format="votable", table_id=0) if kind == "votable" else _fits_table(path)
+        except (ValueError, TypeError, IndexError, KeyError, ExpatError) as error:
+            raise GreenpeaError(f"{path} cannot be read as a table: {' '.join(str(error).split())[:200]}") from error
+    columns: dict[str, pa.Array] = {}
+    left_out: list[str] = []
+    for name in found.colnames:
+        parts = _flat_columns(name, found[name])
+        columns |= parts
+        if not parts:
+            left_out.append(name)
+    note = f"columns of {path.name} that hold more than numbers or words are left out: {', '.join(left_out)}"
+    return _named(pa.table(columns), path).replace_schema_metadata({NOTE: note} if left_out else None)
+
+
+def _fits_table(path: Path) -> Any:
+    from astropy.io import fits
+    from astropy.table import Table
+
+    with fits.open(path) as units:
+        numbers = [number for number, unit in enumerate(units) if isinstance(unit, fits.BinTableHDU | fits.TableHDU)]
+    if not numbers:
+        raise GreenpeaError(f"{path} holds images and no table: give the folder of images, or a table that lists them")
+    return Table.read(path, format="fits", hdu=numbers[0], unit_parse_strict="silent")
+
+
+def _flat_columns(name: str, column: Any) -> dict[str, pa.Array]:
+    """Return one Arrow column, one per element of a short vector, or none."""
+    mask = np.ma.getmaskarray(column)
+    values = np.ma.getdata(column)
+    if values.ndim == 2 and values.shape[1] <= LONGEST_VECTOR:
+        parts = range(values.shape[1])
+        return {f"{name}_{part + 1}": _arrow(values[:, part], mask[:, part]) for part in parts}
+    if values.ndim != 1 or (values.dtype.kind == "O" and not all(isinstance(value, str) for value in values)):
+        return {}
+    return {name: _arrow(values, mask)} if values.dtype.kind in "biufSUO" else {}
+
+
+def _arrow(values: np.ndarray, mask: np.ndarray) -> pa.Array:
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8", "replace")
+    if values.dtype.kind in "UO":
+        texts = pc.utf8_rtrim_whitespace(pa.array(values.astype(object), pa.string(), mask=mask))
+        return pc.if_else(pc.equal(texts, ""), None, texts)
+    return pa.array(np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="))), mask=mask)
 
 
 def find_column(names: Sequence[str], wanted: str | None, usual: Sequence[str], what: str, where: str) -> str:
@@ -116,10 +202,10 @@ def column_as_strings(column: pa.ChunkedArray) -> np.ndarray:
     """
     if pa.types.is_floating(column.type):
         column = pc.cast(column, pa.int64(), safe=False) if _all_whole(column) else column
-    texts = [text.strip() for text in pc.fill_null(pc.cast(column, pa.string()), "").to_pylist()]
-    if all(WHOLE_FLOAT.fullmatch(text) for text in texts if text):
-        texts = [text.removesuffix(".0") for text in texts]
-    return np.asarray(texts, dtype=object)
+    texts = pc.utf8_trim_whitespace(pc.fill_null(pc.cast(column, pa.string()), ""))
+    if pc.all(pc.or_(pc.equal(texts, ""), pc.match_substring_regex(texts, WHOLE_FLOAT))).as_py():
+        texts = pc.replace_substring_regex(texts, r"\.0$", "")
+    return np.asarray(texts.to_numpy(zero_copy_only=False) if len(texts) else [], dtype=object)
 
 
 def _all_whole(column: pa.ChunkedArray) -> bool:
@@ -129,6 +215,9 @@ def _all_whole(column: pa.ChunkedArray) -> bool:
 
 def refuse_duplicates(subject_ids: np.ndarray, column: str, where: str) -> None:
     """Raise GreenpeaError naming the first row without an identifier, or with one seen before."""
+    texts = pa.array(subject_ids, pa.string())
+    if pc.count_distinct(texts).as_py() == len(texts) and not pc.any(pc.equal(texts, "")).as_py():
+        return
     seen: dict[str, int] = {}
     for row, subject in enumerate(subject_ids):
         if not subject:
