@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from greenpea.creation import create as create
     from greenpea.posterior import Posterior as Posterior
     from greenpea.tree import DecisionTree as DecisionTree
+    from greenpea.vote_tables import read_votes as read_votes
     from greenpea.votes import Votes as Votes
-    from greenpea.votes import read_votes as read_votes
 
 _HOMES = {
     "Campaign": "greenpea.campaign",
@@ -23,7 +23,7 @@ _HOMES = {
     "DecisionTree": "greenpea.tree",
     "Posterior": "greenpea.posterior",
     "Votes": "greenpea.votes",
-    "read_votes": "greenpea.votes",
+    "read_votes": "greenpea.vote_tables",
 }
 __all__ = sorted(_HOMES)
 __version__ = version("greenpea")

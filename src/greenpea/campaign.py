@@ -39,7 +39,9 @@ from greenpea.posterior import Posterior
 from greenpea.settings import Settings, Split
 from greenpea.subjects import SubjectSet, in_audit
 from greenpea.tree import DecisionTree
-from greenpea.votes import Votes, find_columns, read_votes
+from greenpea.vote_tables import read_votes as read_any_votes
+from greenpea.vote_tables import votes_in
+from greenpea.votes import Votes, read_votes
 from greenpea.workflow import Workflow
 
 SETTINGS, WORKFLOW, VOTES, RUNS, TRUTH = "campaign.toml", "workflow.json", "votes.parquet", "runs", "truth.parquet"
@@ -465,7 +467,9 @@ class Campaign:
         self, votes: str | Path | None, subjects: str | Path | None, others: SubjectSet, id_column: str | None
     ) -> tuple[Votes, str]:
         if votes is not None:
-            return read_votes(votes, self.tree, id_column).align(others.subject_ids), f"the votes in {Path(votes).name}"
+            return read_any_votes(votes, self.tree, id_column).align(
+                others.subject_ids
+            ), f"the votes in {Path(votes).name}"
         if subjects is not None:
             found = votes_in(subjects, self.tree, others)
             if found is None:
@@ -583,11 +587,3 @@ def _list_unreadable(unreadable: list[images.UnreadableSubject], out: Path) -> N
     table = pa.table({"subject_id": [u.subject_id for u in unreadable], "reason": [u.reason for u in unreadable]})
     with replacing(path) as temporary:
         pa_csv.write_csv(table, temporary)
-
-
-def votes_in(table: str | Path, tree: DecisionTree, subjects: SubjectSet) -> Votes | None:
-    """Return the votes that stand in the table of subjects itself, or None where it has no such columns."""
-    if not any(find_columns(subjects.metadata.column_names, tree).values()):
-        return None
-    # The metadata has the rows of the table in their order: no second reading, and the ids already found.
-    return Votes.from_table(subjects.metadata, tree, subjects.subject_ids, where=Path(table).name)

@@ -13,16 +13,17 @@ from PIL import Image
 
 from greenpea import images
 from greenpea import simulate as simulation
-from greenpea.campaign import SETTINGS, TRUTH, VOTES, WORKFLOW, Campaign, votes_in
+from greenpea.campaign import SETTINGS, TRUTH, VOTES, WORKFLOW, Campaign
 from greenpea.errors import GreenpeaError
 from greenpea.files import replacing
 from greenpea.learning.model import Report, silent
 from greenpea.settings import Settings
 from greenpea.simulate.guide import GUIDE, TUTORIAL
 from greenpea.subjects import SubjectSet
-from greenpea.tables import read_table
+from greenpea.tables import column_names
 from greenpea.tree import DecisionTree
-from greenpea.votes import Votes, incomplete, read_votes
+from greenpea.vote_tables import read_votes, votes_in
+from greenpea.votes import Votes, incomplete
 from greenpea.workflow import Workflow
 
 LARGEST_DEFAULT = 64  # pixels a side, unless the settings ask for more
@@ -80,7 +81,7 @@ def create(
 
 
 def _columns(votes: str | Path | Votes) -> Sequence[str]:
-    return () if isinstance(votes, Votes) else read_table(votes).column_names
+    return () if isinstance(votes, Votes) else column_names(votes)
 
 
 def refuse_existing(folder: Path) -> None:
@@ -132,8 +133,9 @@ def _imported(subjects: SubjectSet, tree: DecisionTree, votes: Votes | None, col
         strangers=sum(subject not in known for subject in votes.subject_ids),
         excesses=len({excess.row for excess in votes.excesses()}),
         unasked=tuple(slug for slug in tree.slugs if not votes.reached[slug].any()),
-        incomplete=incomplete(columns, tree),
-        note=subjects.note,
+        # A question without all its counts may have come from fractions.
+        incomplete={slug: rest for slug, rest in incomplete(columns, tree).items() if not votes.reached[slug].any()},
+        note="; ".join(filter(None, (subjects.note, votes.note))),
     )
 
 

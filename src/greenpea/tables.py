@@ -66,6 +66,15 @@ def read_table(path: str | Path, text_columns: Collection[str] = ()) -> pa.Table
     )
 
 
+def column_names(path: str | Path) -> list[str]:
+    """Return the names of a table's columns, without its rows where that is possible."""
+    path = Path(path)
+    name = path.name.lower()
+    if path.is_file() and name.endswith((".parquet", ".pq")):
+        return list(pq.read_schema(path).names)
+    return list(read_table(path).column_names)
+
+
 def _read_csv(path: Path, delimiter: str, text_columns: Collection[str]) -> pa.Table:
     encoding = _encoding(path)
     header = _header(path, delimiter, encoding)

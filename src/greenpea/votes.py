@@ -52,7 +52,8 @@ class Votes:
 
     ``counts[question]`` are raw integers of shape (subject, answer); ``reached[question]``, of shape
     (subject,), is how many volunteers were asked: the sum of the counts where the question is ``single``,
-    and not where it is ``multiple``. ``effective[question]``, where given, holds weighted counts.
+    and not where it is ``multiple``. ``effective[question]``, where given, holds weighted counts. ``note`` says
+    what was assumed or left out at import, or "".
     """
 
     tree: DecisionTree
@@ -60,6 +61,7 @@ class Votes:
     counts: Mapping[str, Int[np.ndarray, "subject answer"]]
     reached: Mapping[str, Int[np.ndarray, " subject"]]
     effective: Mapping[str, Float[np.ndarray, "subject answer"]] = field(default_factory=dict)
+    note: str = ""
 
     def __post_init__(self) -> None:
         subjects = len(self.subject_ids)
@@ -116,6 +118,7 @@ class Votes:
             counts={slug: array[rows] for slug, array in self.counts.items()},
             reached={slug: array[rows] for slug, array in self.reached.items()},
             effective={slug: array[rows] for slug, array in self.effective.items()},
+            note=self.note,
         )
 
     def align(self, subject_ids: Sequence[str] | np.ndarray) -> Votes:
@@ -134,6 +137,7 @@ class Votes:
             counts={slug: gather(array) for slug, array in self.counts.items()},
             reached={slug: gather(array) for slug, array in self.reached.items()},
             effective={slug: gather(array) for slug, array in self.effective.items()},
+            note=self.note,
         )
 
     @property
@@ -211,22 +215,30 @@ class Votes:
                 continue
             for index, answer in enumerate(question.answer_slugs):
                 if answer in found:  # a mapping may leave an answer out on purpose
-                    votes.counts[question.slug][:, index] = _whole_numbers(table, found[answer], where)
+                    votes.counts[question.slug][:, index] = whole_numbers(table, found[answer], where)
             weights = _weights(table, question, found, where)
             if weights is not None:
                 effective[question.slug] = weights
             _fill_reached(votes, question, table, found, where)
         votes = cls(tree, votes.subject_ids, votes.counts, votes.reached, effective)
-        votes._refuse_impossible(where)
+        votes.refuse_impossible(where)
         return votes
 
-    def _refuse_impossible(self, where: str) -> None:
+    def refuse_impossible(self, where: str, by_row: bool = True) -> None:
+        """Raise GreenpeaError where counts cannot be: more answers than volunteers, `Excess.impossible` places.
+
+        ``by_row`` says that a row of the table is a subject, which is then named by its row as well.
+        """
+
+        def place(row: int, subject: object) -> str:
+            return f"{where}, row {row + 2} (subject {subject!r})" if by_row else f"{where}, subject {subject!r}"
+
         for question in self.tree.questions:
             if question.kind == "multiple":
                 over = np.flatnonzero((self.counts[question.slug] > self.reached[question.slug][:, None]).any(axis=1))
                 if len(over):
                     raise GreenpeaError(
-                        f"{where}, row {over[0] + 2} (subject {self.subject_ids[over[0]]!r}): an answer to "
+                        f"{place(over[0], self.subject_ids[over[0]])}: an answer to "
                         f"{question.slug!r} was given by more volunteers than were asked "
                         f"({self.reached[question.slug][over[0]]}); check the column of those who reached it"
                     )
@@ -234,7 +246,7 @@ class Votes:
         if broken:
             first = broken[0]
             raise GreenpeaError(
-                f"{where}, row {first.row + 2} (subject {first.subject_id!r}): {first.reached} volunteers "
+                f"{place(first.row, first.subject_id)}: {first.reached} volunteers "
                 f"answered {first.question!r}, but only {first.possible} gave an answer that leads to it"
                 f"{f' ({len(broken) - 1} more such places)' if len(broken) > 1 else ''}; is the tree "
                 f"{self.tree.name!r} the one these votes were cast on? Otherwise correct or remove the row"
@@ -255,12 +267,14 @@ def read_votes(
 
 # ---- finding columns ---------------------------------------------------------------------------------
 
-GZ2_COLUMN = re.compile(r"t\d\d_(?P<question>.+)_a\d\d_(?P<answer>.+)_count")
+GZ2_COLUMN = re.compile(r"t\d\d_(?P<question>.+)_a\d\d_(?P<answer>.+)_(?P<measure>count|fraction)")
+GZ2_TOTAL = re.compile(r"t\d\d_(?P<question>.+)_total_(count|votes)")
 REACHED = ("reached", "total-votes", "total_votes")
 
 
-def find_columns(names: Iterable[str], tree: DecisionTree) -> dict[str, dict[str, str]]:
-    """Return question → answer → column for the counts found among column names.
+def find_columns(names: Iterable[str], tree: DecisionTree, measure: str = "count") -> dict[str, dict[str, str]]:
+    """Return question → answer → column for the counts found among column names; or for another ``measure``, such as
+    ``fraction``, whose columns end in its name.
 
     Understands Galaxy Zoo 2 (``t01_smooth_or_features_a01_smooth_count``) and Galaxy Zoo DECaLS
     (``smooth-or-featured_smooth``, hyphens or underscores, with ``_total-votes`` or ``_reached``), the
@@ -268,7 +282,7 @@ def find_columns(names: Iterable[str], tree: DecisionTree) -> dict[str, dict[str
     A question of which some answers have no column is left out whole: counts without one of the choices
     would be another question's. See `incomplete`.
     """
-    found = _found(list(names), tree)
+    found = _found(list(names), tree, measure)
     return {slug: {} if _missing(tree[slug], columns) else columns for slug, columns in found.items()}
 
 
@@ -282,21 +296,24 @@ def _missing(question: Question, columns: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(answer for answer in question.answer_slugs if columns and answer not in columns)
 
 
-def _found(names: Sequence[str], tree: DecisionTree) -> dict[str, dict[str, str]]:
+def _found(names: Sequence[str], tree: DecisionTree, measure: str = "count") -> dict[str, dict[str, str]]:
     gz2: dict[tuple[str, str], str] = {}
     for name in names:
-        if match := GZ2_COLUMN.fullmatch(name.lower()):
+        if (match := GZ2_COLUMN.fullmatch(name.lower())) and match["measure"] == measure:
             gz2.setdefault((slugify(match["question"]), slugify(match["answer"])), name)
-    plain = _PlainColumns(names, tree)
+        if match := GZ2_TOTAL.fullmatch(name.lower()):
+            gz2.setdefault((slugify(match["question"]), REACHED[0]), name)
+    ending = "" if measure == "count" else f"_{measure}"
+    plain = _PlainColumns(names, tree, ending)
     found: dict[str, dict[str, str]] = {}
     for question in tree.questions:
         columns: dict[str, str] = {}
         for answer in question.answer_slugs:
-            if counts := gz2.get((question.slug, answer)) or plain.find(question.slug, answer):
-                columns[answer] = counts
+            if column := gz2.get((question.slug, answer)) or plain.find(question.slug, f"{answer}{ending}"):
+                columns[answer] = column
         if columns:
             for word in REACHED:
-                if reached := plain.find(question.slug, word):
+                if reached := gz2.get((question.slug, word)) or plain.find(question.slug, word):
                     columns["reached"] = reached
                     break
         found[question.slug] = columns
@@ -306,10 +323,11 @@ def _found(names: Sequence[str], tree: DecisionTree) -> dict[str, dict[str, str]
 class _PlainColumns:
     """Columns named ``<question>_<answer>``: so written, with other hyphens, or behind one prefix word."""
 
-    def __init__(self, names: Sequence[str], tree: DecisionTree) -> None:
+    def __init__(self, names: Sequence[str], tree: DecisionTree, ending: str = "") -> None:
         self.exact = {name.lower(): name for name in reversed(names)}
         # Read without the underscore, "a-b_c" is also "a_b-c": what is written exactly belongs to one question.
-        words = [(q.slug, word) for q in tree.questions for word in (*q.answer_slugs, *REACHED)]
+        answers = [(q, [f"{answer}{ending}" for answer in q.answer_slugs]) for q in tree.questions]
+        words = [(question.slug, word) for question, some in answers for word in (*some, *REACHED)]
         taken = {f"{question}_{word}" for question, word in words}
         self.slugged = {slugify(name): name for name in reversed(names) if name.lower() not in taken}
         self.wanted = {f"{question}-{slugify(word)}" for question, word in words}
@@ -346,8 +364,9 @@ def _no_columns(names: Sequence[str], tree: DecisionTree, where: str) -> str:
     )
 
 
-def _whole_numbers(table: pa.Table, column: str, where: str) -> Int[np.ndarray, " subject"]:
-    values = _numbers(table, column, where)
+def whole_numbers(table: pa.Table, column: str, where: str) -> Int[np.ndarray, " subject"]:
+    """Return a column as counts, blank cells as 0. Raises GreenpeaError naming the row that holds none."""
+    values = numbers(table, column, where)
     wrong = np.flatnonzero((values < 0) | (values != np.floor(values)) | (values > MOST_VOTES))
     if len(wrong):
         row, value = int(wrong[0]), values[wrong[0]]
@@ -360,7 +379,7 @@ def _whole_numbers(table: pa.Table, column: str, where: str) -> Int[np.ndarray, 
     return values.astype(np.int64)
 
 
-def _numbers(table: pa.Table, column: str, where: str) -> Float[np.ndarray, " subject"]:
+def numbers(table: pa.Table, column: str, where: str) -> Float[np.ndarray, " subject"]:
     """Return a column as numbers, blank cells as 0."""
     try:
         values = pc.cast(table[column], pa.float64()).to_numpy()
@@ -385,7 +404,7 @@ def _weights(
     names = [f"{found.get(answer, '').removesuffix('_count')}_weight" for answer in question.answer_slugs]
     if not all(name in table.column_names for name in names):
         return None
-    return np.stack([_numbers(table, name, where) for name in names], axis=1)
+    return np.stack([numbers(table, name, where) for name in names], axis=1)
 
 
 def _fill_reached(votes: Votes, question: Question, table: pa.Table, found: Mapping[str, str], where: str) -> None:
@@ -394,7 +413,7 @@ def _fill_reached(votes: Votes, question: Question, table: pa.Table, found: Mapp
     if question.kind == "single":
         votes.reached[slug][:] = votes.counts[slug].sum(axis=1)
     elif "reached" in found:
-        votes.reached[slug][:] = _whole_numbers(table, found["reached"], where)
+        votes.reached[slug][:] = whole_numbers(table, found["reached"], where)
     elif not any(votes.reached[way.question].any() for way in votes.tree.parents[slug]):
         raise GreenpeaError(
             f"{where}: {slug!r} is 'multiple', so its counts do not say how many volunteers were asked: "
