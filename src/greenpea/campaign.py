@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as pa_csv
 
-from greenpea import catalogue, images, information
+from greenpea import catalogue, images, information, predicting
 from greenpea import report as reports
 from greenpea.calibration import Evaluation, constant, evaluate
 from greenpea.embeddings import FACTS as EMBEDDED
@@ -35,6 +33,7 @@ from greenpea.files import replacing, sha256
 from greenpea.learning import checkpoint, selfsupervised
 from greenpea.learning.kept import SHIPPED, KeptEncoder, encoder_of
 from greenpea.learning.model import Draws, Model, Report, learn, silent
+from greenpea.parts import UNREADABLE
 from greenpea.posterior import Posterior
 from greenpea.settings import Settings, Split
 from greenpea.subjects import SubjectSet, in_audit
@@ -77,6 +76,11 @@ class Predicted:
     out: Path
     subjects: int
     unreadable: tuple[images.UnreadableSubject, ...]
+
+    @property
+    def listed(self) -> Path:
+        """The table of those that could not be read, where there are any."""
+        return self.out.with_suffix(".unreadable.csv") if self.out.suffix else self.out / UNREADABLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,72 +349,67 @@ class Campaign:
         draws_out: str | Path | None = None,
         model: str | Path | None = None,
         report: Report = silent,
+        *,
+        embeddings_out: str | Path | None = None,
+        embeddings_from: str | Path | None = None,
+        anew: bool = False,
     ) -> Predicted:
-        """Write the catalogue of ``subjects`` (default: the campaign's own) as Parquet, in blocks.
+        """Write the catalogue of ``subjects``, by default the campaign's own: a ``.parquet`` file or a folder of parts.
 
-        ``draws_out`` adds the long table of draws, for up to 100,000 subjects. Unreadable images are listed in
-        ``OUT.unreadable.csv``. Memory does not grow with the number of subjects.
+        ``draws_out`` adds the long table of draws, for up to 100,000 subjects. ``embeddings_out`` is a folder in which
+        the embeddings are kept as well (`Embeddings`), ``embeddings_from`` one whose embeddings are taken in place of
+        images: the same catalogue, bytes and all, where model and subjects are the same. Unreadable images are listed
+        in ``OUT.unreadable.csv``, or in the folder.
+
+        Killed anywhere, the same call goes on, to the same bytes (`parts`); ``anew`` throws away what was done.
+        Memory does not grow with the number of subjects, but for their own table.
         """
         subjects = self.subjects if subjects is None else subjects
-        chosen = self.model(model)
-        out = Path(out)
-        if out.suffix != ".parquet":
-            raise GreenpeaError(
-                f"{out}: the catalogue is a Parquet table; give a name ending in .parquet, and convert it"
-            )
-        if draws_out is not None and len(subjects) > catalogue.MOST_DRAWN:
-            raise GreenpeaError(
-                f"the long table of draws is for up to {catalogue.MOST_DRAWN:,} subjects, these are {len(subjects):,}: "
-                f"leave out --draws, or predict a part"
-            )
-        unreadable: list[images.UnreadableSubject] = []
-        with ExitStack() as stack:
-            main = catalogue.Writer(stack.enter_context(replacing(out)), self._about(chosen))
-            long = (
-                catalogue.Writer(stack.enter_context(replacing(Path(draws_out))), {}) if draws_out is not None else None
-            )
-            for table, posterior in self._blocks(subjects, chosen, unreadable, report):
-                main.write(table)
-                if long:
-                    for part in catalogue.draws_tables(posterior):
-                        long.write(part)
-            if not main.rows:
-                raise GreenpeaError(
-                    f"none of the {len(subjects)} images could be read; the first: {unreadable[0].reason}"
-                )
-            main.close()
-            if long:
-                long.close()
-        _list_unreadable(unreadable, out)
-        return Predicted(out, main.rows, tuple(unreadable))
+        chosen, out = self.model(model), Path(out)
+        kept_out, kept_from = (None if place is None else Path(place) for place in (embeddings_out, embeddings_from))
+        _check_places(out, draws_out, len(subjects))
+        drawn = self._draw(chosen)
+        eye = predicting.Eye(
+            chosen, drawn, self.settings.learning, lambda block, ids: self._posterior(chosen, block, ids, drawn)
+        )
+        shown = self.settings.catalogue
+        source = (
+            predicting.of_images(subjects, eye, kept_out, shown)
+            if kept_from is None
+            else predicting.of_embeddings(subjects, eye, kept_from, shown)
+        )
+        prediction = predicting.Prediction(
+            subjects, source, shown, chosen.settings.seed, draws_out is not None, self._about(chosen)
+        )
+        job = self._job(chosen, subjects, draws_out, kept_out, kept_from)
+        draws = None if draws_out is None else Path(draws_out)
+        return Predicted(out, *predicting.write(prediction, out, job, draws, report, anew))
 
     def _about(self, model: Model) -> dict[str, str]:
         return catalogue.about(self.tree, self.settings.catalogue.votes) | {
             "greenpea.model": model.fingerprint(),
-            "greenpea.settings": self.settings.model_dump_json(),
+            "greenpea.settings": self._settings(),
             "greenpea.citation": self.settings.release.citation(),
             "greenpea.draws": str(self.settings.learning.draws),
             "greenpea.recalibration": json.dumps(asdict(model.recalibration)),
         }
 
-    def _blocks(
-        self, subjects: SubjectSet, model: Model, unreadable: list[images.UnreadableSubject], report: Report
-    ) -> Iterator[tuple[pa.Table, Posterior]]:
-        chosen, drawn = self.settings.catalogue, self._draw(model)
-        done = 0
-        report("predicting", 0.0, f"0 of {len(subjects):,}")
-        for rows, block, failed in images.batches(subjects, model.preparation, BLOCK, chosen.workers):
-            unreadable += failed
-            if len(rows):
-                some = subjects.select(rows)
-                posterior = self._posterior(model, block, some.subject_ids, drawn)
-                rng = np.random.default_rng([model.settings.seed, int(rows[0])])
-                yield (
-                    catalogue.table(posterior, some.metadata, chosen.votes, chosen.information_votes, rng),
-                    posterior,
-                )
-            done += len(rows) + len(failed)
-            report("predicting", done / len(subjects), f"{done:,} of {len(subjects):,}")
+    def _settings(self) -> str:
+        """Return the settings as JSON, without what only says how fast it goes."""
+        return self.settings.model_dump_json(exclude={"catalogue": {"workers"}})
+
+    def _job(self, model: Model, subjects: SubjectSet, *places: str | Path | None) -> dict[str, Any]:
+        """Return all that decides the bytes of a catalogue."""
+        learning, shown = self.settings.learning, self.settings.catalogue
+        return {
+            "model": model.fingerprint(),
+            "subjects": subjects.digest(),
+            **{f"learning.{name}": getattr(learning, name) for name in ("draws", "seed", "precision", "accelerator")},
+            **{f"catalogue.{name}": getattr(shown, name) for name in ("votes", "information_votes", "part")},
+            **dict(zip(("draws", "embeddings", "from"), (place and str(place) for place in places), strict=True)),
+            "settings": hashlib.sha256(self._settings().encode()).hexdigest(),
+            **{f"version of {name}": number for name, number in checkpoint.versions().items()},
+        }
 
     def _draw(self, model: Model) -> Draws:
         """Return as many draws, and of the seed, as the settings say today."""
@@ -579,11 +578,15 @@ def _numbered(report: Report, number: int, folds: int) -> Report:
     return lambda stage, share, words: report(f"fold {number + 1} of {folds}: {stage}", share, words)
 
 
-def _list_unreadable(unreadable: list[images.UnreadableSubject], out: Path) -> None:
-    path = out.with_suffix(".unreadable.csv")
-    if not unreadable:
-        path.unlink(missing_ok=True)
-        return
-    table = pa.table({"subject_id": [u.subject_id for u in unreadable], "reason": [u.reason for u in unreadable]})
-    with replacing(path) as temporary:
-        pa_csv.write_csv(table, temporary)
+def _check_places(out: Path, draws_out: str | Path | None, subjects: int) -> None:
+    if out.suffix not in ("", ".parquet"):
+        raise GreenpeaError(
+            f"{out}: the catalogue is a Parquet table; give a name ending in .parquet, or a folder's name for its parts"
+        )
+    if draws_out is not None and not out.suffix:
+        raise GreenpeaError(f"{out}: the draws go with a catalogue in one file; give it a name ending in .parquet")
+    if draws_out is not None and subjects > catalogue.MOST_DRAWN:
+        raise GreenpeaError(
+            f"the long table of draws is for up to {catalogue.MOST_DRAWN:,} subjects, these are {subjects:,}: "
+            f"leave out --draws, or predict a part"
+        )

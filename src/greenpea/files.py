@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from greenpea.errors import GreenpeaError
 
 
 @contextmanager
@@ -36,3 +41,38 @@ def sha256(path: Path, chunk: int = 1 << 20) -> str:
         while block := file.read(chunk):
             digest.update(block)
     return digest.hexdigest()
+
+
+REMEDIES = {
+    errno.ENOSPC: "the disk is full: make room",
+    errno.EDQUOT: "the disk quota is used up: make room",
+    errno.EROFS: "the disk is read-only: give a place that can be written to",
+    errno.EACCES: "this may not be written to: give another place, or change its permissions",
+    errno.EPERM: "this may not be written to: give another place, or change its permissions",
+    errno.ENOTDIR: "a part of this path is a file, not a folder: give another place",
+}
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Turn what the operating system says when ``path`` cannot be written into words with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        # Libraries written in other languages tell the number in their words only.
+        told = re.search(r"\(os error (\d+)\)|\[errno (\d+)\]", str(error), re.IGNORECASE)
+        number = error.errno or (int(next(filter(None, told.groups()))) if told else None)
+        if number not in REMEDIES:
+            raise
+        raise GreenpeaError(f"{path} cannot be written, {REMEDIES[number]}, then run the same again") from error
+
+
+@contextmanager
+def alone(lock: Path, otherwise: str) -> Iterator[None]:
+    """Hold a lock for this process; it goes with the process, however it ends. ``otherwise`` says why it cannot be."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise GreenpeaError(otherwise) from error
+        yield

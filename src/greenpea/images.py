@@ -2,21 +2,23 @@
 
 The formats are in `formats`. Cost to 64 pixels, in processor time per image: 0.32 ms for an 88-pixel JPEG,
 0.55 ms for one of 200 pixels, 1.2 ms for one of 1,024, 0.32 ms for a 64-pixel FITS with the asinh stretch.
-About half of it holds Python's lock, so that threads can at most double the speed; for more, use processes.
+About half of it holds Python's lock, so that threads can at most double the speed: many images are read in processes.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float, Int, Num
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -25,6 +27,7 @@ from greenpea.errors import GreenpeaError
 from greenpea.formats import Extension, decode, joined, read_bytes
 from greenpea.formats import Unreadable as Unreadable
 from greenpea.formats import read as read
+from greenpea.runner import Runner, choose
 from greenpea.subjects import SubjectSet
 
 # ---- preparation -------------------------------------------------------------------------------------
@@ -278,7 +281,7 @@ def load(
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> Loaded:
-    """Read and prepare every image, in ``workers`` threads; ``progress`` hears how many are done.
+    """Read and prepare every image, in ``workers`` threads or processes; ``progress`` hears how many are done.
 
     Takes the memory of the result, and of some 50 images per worker. A JPEG more than four times too large
     is decoded at a half, a quarter or an eighth of its size, never below twice the size wanted.
@@ -288,7 +291,7 @@ def load(
     unreadable: dict[int, UnreadableSubject] = {}
     filled = np.zeros(len(subjects), np.int64)
     layouts = _Layouts()
-    prepared = _prepared(subjects, preparation, subjects.reading_order(), workers, ahead=4 * CHUNK * workers)
+    prepared = _prepared(subjects, preparation, subjects.reading_order(), workers, 4 * CHUNK * workers)
     for done, (row, result) in enumerate(prepared, start=1):
         if isinstance(result, UnreadableSubject):
             unreadable[row] = result
@@ -307,16 +310,21 @@ def load(
 
 
 def batches(
-    subjects: SubjectSet, preparation: Preparation, batch_size: int, workers: int = 2
+    subjects: SubjectSet,
+    preparation: Preparation,
+    batch_size: int,
+    workers: int = 2,
+    runner: Runner | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, " readable"], Num[np.ndarray, "readable channel y x"], list[UnreadableSubject]]]:
     """Yield, for ``batch_size`` subjects at a time, the readable rows, their images, and the unreadable ones.
 
-    The next batch is read while the caller works on this one; memory is flat in the number of subjects.
+    The next batch is read while the caller works on this one, by ``runner``, or else by ``workers`` threads or
+    processes; memory is flat in the number of subjects.
     A batch may hold no readable image at all. Subjects go in the set's order: embedded images that were
     shuffled read their table's row groups many times over (see `SubjectSet.reading_order`).
     Raises GreenpeaError where an image differs in channels or depth from those before it.
     """
-    prepared = _prepared(subjects, preparation, np.arange(len(subjects)), workers, ahead=batch_size)
+    prepared = _prepared(subjects, preparation, np.arange(len(subjects)), workers, batch_size, runner)
     layouts = _Layouts()
     empty = _no_images(preparation)
     try:
@@ -350,25 +358,33 @@ Result = tuple[Num[np.ndarray, "channel size size"], int] | UnreadableSubject
 
 
 def _prepared(
-    subjects: SubjectSet, preparation: Preparation, order: Int[np.ndarray, " subject"], workers: int, ahead: int
+    subjects: SubjectSet,
+    preparation: Preparation,
+    order: Int[np.ndarray, " subject"],
+    workers: int,
+    ahead: int,
+    runner: Runner | None = None,
 ) -> Generator[tuple[int, Result]]:
     """Yield (row, result) in ``order``; at most ``ahead`` images, and a chunk, are read in advance."""
+    chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+    # Who and where, no more: what else is known of them need not travel.
+    bare = replace(subjects, metadata=_NOTHING, note="")
+    with nullcontext(runner) if runner is not None else choose(workers, len(order)) as chosen:
+        tasks = (bare.select(rows) for rows in chunks)
+        found = chosen.map(partial(_prepare_some, preparation), tasks, ahead=ahead // CHUNK)
+        try:
+            for rows, results in zip(chunks, found, strict=True):
+                yield from zip(rows.tolist(), results, strict=True)
+        finally:
+            found.close()
 
-    def work(rows: np.ndarray) -> list[tuple[int, Result]]:
-        subjects.select(rows).fetch()
-        return [(int(row), _prepare_one(subjects, preparation, int(row))) for row in rows]
 
-    pending: deque[Future[list[tuple[int, Result]]]] = deque()
-    pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="images")
-    try:
-        for start in range(0, len(order), CHUNK):
-            pending.append(pool.submit(work, order[start : start + CHUNK]))
-            if len(pending) * CHUNK > ahead:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+_NOTHING = pa.table({})
+
+
+def _prepare_some(preparation: Preparation, subjects: SubjectSet) -> list[Result]:
+    subjects.fetch()
+    return [_prepare_one(subjects, preparation, row) for row in range(len(subjects))]
 
 
 def _prepare_one(subjects: SubjectSet, preparation: Preparation, row: int) -> Result:

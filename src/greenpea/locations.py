@@ -121,9 +121,9 @@ class Holders:
         self._groups: dict[tuple[str, str, int], pa.ChunkedArray] = {}
         self._tars: dict[str, BinaryIO] = {}
 
-    def __reduce__(self) -> tuple[type[Holders], tuple[Fetching]]:
-        # Open files and locks do not travel to another process; they are opened again there.
-        return Holders, (self.cache.options,)
+    def __reduce__(self) -> tuple[Callable[[Fetching], Holders], tuple[Fetching]]:
+        # Open files and locks do not travel to another process: there they are opened again, once for all that comes.
+        return _of_this_process, (self.cache.options,)
 
     def read(self, place: dict[str, Any]) -> Path | bytes:
         """Return a file's path, or the bytes, of one row of `LOCATIONS`; b"" where no image is named.
@@ -214,6 +214,11 @@ class Holders:
                 del self._groups[next(iter(self._groups))]
             self._groups[key] = bytes_of(file.read_row_group(group, columns=[column]))
         return self._groups[key]
+
+
+@lru_cache(maxsize=4)
+def _of_this_process(options: Fetching) -> Holders:
+    return Holders(options)
 
 
 def footer_of(shard: str | Path) -> Path:

@@ -93,6 +93,11 @@ class Posterior(Mixture):
         for name in ("families", "parameters"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
+    def __reduce__(self) -> tuple[type[Posterior], tuple[object, ...]]:
+        # Read-only views of dictionaries do not travel to another process.
+        named = dict(self.families), dict(self.parameters)
+        return Posterior, (self.tree, self.subject_ids, *named, self.distance, self.weights)
+
     def __len__(self) -> int:
         return len(self.subject_ids)
 

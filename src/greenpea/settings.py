@@ -39,7 +39,20 @@ class Catalogue(_Section):
 
     votes: int = Field(40, ge=1, description="expected votes are of so many volunteers asked")
     information_votes: int = Field(5, ge=1, description="information is what so many more volunteers would teach")
-    workers: int = Field(2, ge=1, description="threads that decode images")
+    workers: int = Field(
+        2, ge=1, description="processes (threads, where images are few) that decode images and describe what is seen"
+    )
+    part: int = Field(
+        8192, ge=1, description="subjects in a part of a catalogue: what a kill may cost; above 1,024 a multiple of it"
+    )
+
+    @model_validator(mode="after")
+    def _whole_blocks(self) -> Catalogue:
+        if self.part > 1024 and self.part % 1024:
+            raise ValueError(
+                f"part ({self.part}) above 1,024 is a multiple of 1,024, such as {self.part // 1024 * 1024}"
+            )
+        return self
 
 
 class Site(_Section):

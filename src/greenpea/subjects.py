@@ -278,6 +278,14 @@ class SubjectSet:
         """Return the subjects' indices in the order that reads every table and shard once, from front to back."""
         return reading_order(self.locations)
 
+    def digest(self) -> str:
+        """Return the SHA-256 of who the subjects are, where their images lie, and what else is known of them."""
+        found = hashlib.sha256()
+        for batch in self.to_table().combine_chunks().to_batches(max_chunksize=1 << 16):
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                found.update(name.encode() + repr(column.to_pylist()).encode("utf-8", "surrogatepass"))
+        return found.hexdigest()
+
     def select(self, rows: np.ndarray | Sequence[int]) -> SubjectSet:
         """Return some subjects, by index or boolean mask, in that order."""
         rows = np.asarray(rows)

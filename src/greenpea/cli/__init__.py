@@ -249,14 +249,22 @@ def _show_unreadable(unreadable: list[list[str]], what: str = "could not be read
 @app.command()
 def predict(
     folder: Folder,
-    out: Annotated[Path, typer.Option(help="Where the catalogue goes: .parquet, .fits, .vot, .ecsv or .csv.")] = Path(
-        "catalogue.parquet"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(help="Where the catalogue goes: .parquet, .fits, .vot, .ecsv or .csv, or a folder for parts."),
+    ] = Path("catalogue.parquet"),
     subjects: Annotated[Path | None, typer.Option(help="Other subjects: a folder of images or a table.")] = None,
     draws: Annotated[Path | None, typer.Option(help="Also write every draw, as a long Parquet table.")] = None,
     id_column: Annotated[str | None, typer.Option(help="The column that identifies those subjects.")] = None,
     image_column: Annotated[str | None, typer.Option(help="The column with their images or paths.")] = None,
     model: Annotated[Path | None, typer.Option(help="A checkpoint. Default: the newest run.")] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="A folder in which the images' embeddings are kept as well.")
+    ] = None,
+    from_embeddings: Annotated[
+        Path | None, typer.Option(help="Take the embeddings kept in this folder, and no images.")
+    ] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Throw away what an interrupted run has done.")] = False,
     sets: Sets = None,
 ) -> None:
     """Predict the volunteers' votes on every subject: a catalogue with honest error bars.
@@ -264,6 +272,7 @@ def predict(
     Per answer the expected share of votes with its 5, 50 and 95 % quantiles; per question reach and expected
     votes; what more votes would teach; the distance from the training subjects. Column metadata says what is what.
     Another format than Parquet is written from the Parquet file of the same name, which stays.
+    Interrupted, however it was, the same command goes on where it stopped.
 
     Examples:
 
@@ -272,6 +281,10 @@ def predict(
       greenpea predict galaxies --out catalogue.fits
 
       greenpea predict galaxies --subjects new_images/ --out new.parquet --draws draws.parquet
+
+      greenpea predict galaxies --out parts/ --embeddings kept/
+
+      greenpea predict galaxies --out again.parquet --from-embeddings kept/
     """
     from greenpea.campaign import Campaign
     from greenpea.converting import check_name
@@ -282,10 +295,19 @@ def predict(
     campaign = Campaign.open(folder, sets or [])
     others = SubjectSet.open(subjects, id_column, image_column) if subjects else None
     with progress() as report:
-        done = campaign.predict(out.with_suffix(".parquet"), others, draws, model, report)
+        done = campaign.predict(
+            out.with_suffix(".parquet") if out.suffix else out,
+            others,
+            draws,
+            model,
+            report,
+            embeddings_out=embeddings,
+            embeddings_from=from_embeddings,
+            anew=anew,
+        )
     _show_unreadable([[one.subject_id, one.reason] for one in done.unreadable])
     if done.unreadable:
-        console.print(f"All of them are listed in {plain(out.with_suffix('.unreadable.csv'))}.")
+        console.print(f"All of them are listed in {plain(done.listed)}.")
     console.print(f"The catalogue of {done.subjects:,} subjects is in [bold]{plain(done.out)}[/bold].")
     if out != done.out:
         convert(done.out, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +12,10 @@ from torch import Tensor, nn
 from greenpea.learning.batches import to_unit
 from greenpea.learning.training import make_fabric
 from greenpea.learning.uncertainty.layers import Drawn, apply
+
+if TYPE_CHECKING:
+    from greenpea.learning.model import Model
+    from greenpea.posterior import Posterior
 
 # The network always sees this many images at a time, the last batch filled up: the arithmetic, and so the last bit
 # of every result, does not depend on how callers batch.
@@ -52,3 +57,13 @@ def embed(
     parts = list(in_blocks(work, torch.from_numpy(rows)))
     network.cpu()
     return torch.cat(parts).clone() if parts else torch.zeros(0, int(encoder.embedding_size))  # type: ignore[arg-type]
+
+
+def as_kept(embeddings: np.ndarray) -> np.ndarray:
+    """Return embeddings as they come back where they are kept in half precision."""
+    return embeddings.astype(np.float16).astype(np.float32)
+
+
+def from_embeddings(model: Model, embeddings: np.ndarray, subject_ids: np.ndarray, drawn: Any) -> Posterior:
+    """Return the posterior of subjects whose embeddings by the model's encoder are known, for draws (`Model.draw`)."""
+    return model.posterior(torch.from_numpy(np.ascontiguousarray(embeddings)), subject_ids, drawn)
