@@ -689,7 +689,7 @@ def test_batches_read_no_further_than_one_batch_ahead(tmp_path: Path, monkeypatc
     asked: list[int] = []
     sources = SubjectSet.sources
     monkeypatch.setattr(SubjectSet, "sources", lambda self, row: asked.append(row) or sources(self, row))
-    monkeypatch.setattr(images, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr("greenpea.runner.ThreadPoolExecutor", AtOnce)
     stream = batches(subjects, Preparation(size=8), batch_size=32)
     for batch in range(1, 4):
         next(stream)

@@ -127,7 +127,7 @@ def _fill(prediction: Prediction, unfinished: Unfinished, report: Report) -> Non
 
 @dataclass(frozen=True, eq=False)
 class Eye:
-    """A model with draws of its weights, where it computes, and how it looks at prepared images: images, ids → posterior."""
+    """A model with draws of its weights, where it computes, and how it looks: images, ids → posterior."""
 
     model: Model
     drawn: Any

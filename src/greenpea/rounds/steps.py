@@ -17,7 +17,6 @@ finished    what it saved is counted; old ranks are forgotten         a pass ove
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -42,7 +41,7 @@ from greenpea.campaign import Campaign
 from greenpea.combining import combine
 from greenpea.embeddings import Embeddings
 from greenpea.errors import GreenpeaError
-from greenpea.files import replacing
+from greenpea.files import alone, replacing
 from greenpea.heads import Heads
 from greenpea.learning.crossfit import cross_fit
 from greenpea.posterior import Posterior
@@ -113,11 +112,7 @@ def roll_back(campaign: Campaign, store: Store, number: int, now: datetime) -> R
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the campaign's rounds for this process; the lock goes with the process, however it ends."""
     (folder / records.ROUNDS).mkdir(exist_ok=True)
-    with (folder / records.ROUNDS / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise GreenpeaError(f"another process is running a round of {folder} now: let it finish") from error
+    with alone(folder / records.ROUNDS / LOCK, f"another process is running a round of {folder} now: let it finish"):
         yield
 
 
