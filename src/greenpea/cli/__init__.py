@@ -291,7 +291,8 @@ def predict(
     from greenpea.subjects import SubjectSet
 
     _refuse_training_settings(sets)
-    check_name(out)
+    if out.suffix:
+        check_name(out)
     campaign = Campaign.open(folder, sets or [])
     others = SubjectSet.open(subjects, id_column, image_column) if subjects else None
     with progress() as report:
