@@ -104,7 +104,7 @@ def network(campaign: Campaign, model: Model, block: np.ndarray, count: int) -> 
 
 def writing(campaign: Campaign, model: Model, block: np.ndarray, subjects: SubjectSet, folder: Path) -> float:
     chosen = campaign.settings.catalogue
-    known = list(posteriors(campaign, model, block, len(block)))[0]
+    known = next(posteriors(campaign, model, block, len(block)))
 
     def tasks() -> Iterator[Any]:
         for at in range(0, len(subjects), len(block)):
