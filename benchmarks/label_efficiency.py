@@ -1,4 +1,4 @@
-"""How many answers does asking well save? Learning curves of random asking and of two acquisitions, on three sets.
+"""How many answers does asking well save? Learning curves of asking at random and by what answers teach, on three sets.
 
     python benchmarks/label_efficiency.py [--out FOLDER] [--work FOLDER] [--sets simulated efigi cifar10h]
 
@@ -7,9 +7,15 @@ pool, over random's; below 1 it saves. Ten paired seeds with a frozen encoder tr
 encoder is fine-tuned in every round. Held-out subjects are never asked about; they are judged by all their votes.
 Every campaign is kept in the work folder, so that an interrupted run goes on.
 
-An asked subject is looked at by 20 volunteers (on CIFAR-10H: all who did). Two likelihoods are printed, because they
-disagree: held-out votes one by one, which judges the fractions, and `joint`, all votes on a question of a subject
-together, which judges the spread of opinion as well and is what other benchmarks print as nats per vote.
+`random` has every subject it takes looked at by 20 volunteers at once, as campaigns without a queue do. `prediction`
+asks as a round does: five volunteers where their answers teach most about the votes on all others, and the same
+subject again only if it still ranks; two looks in ten go to chance, one in ten to a reference set that is looked at to
+the end, which alone chooses the doubt and recalibrates. `spread` is in between, so that it can be told what made the difference: five volunteers, at random. On CIFAR-10H an
+image's recorded votes come out all at once, and there is nothing in between.
+
+Two likelihoods are printed, because they disagree: held-out votes one by one, which judges the fractions, and `joint`,
+all votes on a question of a subject together, which judges the spread of opinion as well and is what other benchmarks
+print as nats per vote.
 """
 
 from __future__ import annotations
@@ -32,7 +38,7 @@ from scipy.special import xlogy
 
 from common import finish
 from greenpea import acquisition
-from greenpea.acquisition import Acquisition
+from greenpea.combining import combine
 from greenpea.files import replacing
 from greenpea.heads import Heads
 from greenpea.learning.crossfit import cross_fit
@@ -50,8 +56,15 @@ FIRST, BUDGET = 0.02, 0.15  # shares of the pool: asked at random to begin with,
 DRAWS = 100
 TARGETS = 400  # subjects of the pool whose votes the acquisition wants to foretell
 COLDNESS = 4.0
-ARMS = ("random", "prediction", "information")  # the first sets the budget, the second's figures stand first
-TITLES = {"random": "random", "prediction": "what the pool will be voted", "information": "information on the weights"}
+REFERENCE, CHANCE = 0.1, 0.2  # shares of the looks: subjects looked at to the end; at random, as the site's streams do
+BY_CHANCE = ("random", "spread")
+ARMS = ("random", "prediction", "spread")  # the first sets the budget, the second's figures stand first
+ONE_LOOK = ("cifar10h",)  # sets whose subjects show all their votes at once, so that nothing can be spread
+TITLES = {
+    "random": "random, 20 votes each",
+    "spread": "random, 5 votes each",
+    "prediction": "what teaches, 5 at a time",
+}
 
 
 # ---- learners ----------------------------------------------------------------------------------------
@@ -60,9 +73,9 @@ Posteriors = Callable[[np.ndarray], Posterior]  # rows of the set → their post
 
 
 class Learner(Protocol):
-    """Learns from the votes of some rows, and then speaks of any."""
+    """Learns from the votes of some rows, of which some were chosen ``by_chance``, and then speaks of any."""
 
-    def learn(self, rows: np.ndarray, votes: Votes) -> Posteriors: ...
+    def learn(self, rows: np.ndarray, votes: Votes, by_chance: np.ndarray) -> Posteriors: ...
 
 
 class Frozen:
@@ -72,25 +85,28 @@ class Frozen:
         self.embeddings, self.subject_ids = label_set.embeddings.numpy(), subject_ids
         self.heads: Heads | None = None
 
-    def learn(self, rows: np.ndarray, votes: Votes) -> Posteriors:
+    def learn(self, rows: np.ndarray, votes: Votes, by_chance: np.ndarray) -> Posteriors:
         settings = Learning(draws=30)
-        self.heads = heads = cross_fit(
-            self.embeddings[rows], votes, settings, reserve=DRAWS - settings.draws, start=self.heads, threads=1
-        )
+        kept = {"reserve": DRAWS - settings.draws, "start": self.heads, "threads": 1}
+        self.heads = heads = cross_fit(self.embeddings[rows], votes, settings, by_chance=by_chance, **kept)
         return lambda some: heads.posterior(self.embeddings[some], self.subject_ids[some], DRAWS)
 
 
 class FineTuned:
-    """The encoder trained on, from the start, with the votes so far; head and doubt from the validation share."""
+    """The encoder trained on, from the start, with the votes so far; head and doubt from a fifth kept aside.
+
+    That fifth is of subjects chosen by chance where these are as many.
+    """
 
     def __init__(self, label_set: LabelSet, subject_ids: np.ndarray) -> None:
         self.start, self.images, self.subject_ids = label_set.encoder(), label_set.images(), subject_ids
 
-    def learn(self, rows: np.ndarray, votes: Votes) -> Posteriors:
+    def learn(self, rows: np.ndarray, votes: Votes, by_chance: np.ndarray) -> Posteriors:
         settings = self.start.settings.model_copy(
             update={"epochs": 12, "learning_rate": 5e-4, "likelihood": "dirichlet-multinomial"}
         )
-        validation = np.arange(len(rows)) % 5 == 0
+        chance_first = np.argsort(~by_chance, kind="stable")
+        validation = np.isin(np.arange(len(rows)), chance_first[: len(rows) // 5])
         model = learn(self.images[rows], votes, validation, self.start.preparation, settings, self.start)
         return lambda some: model.predict(self.images[some], self.subject_ids[some], DRAWS)
 
@@ -121,39 +137,83 @@ def run(campaign: Campaign, label_set: LabelSet, answers: int | None) -> Curve:
     """Run a campaign until 15 % of the pool is asked about or, where given, until so many answers are spent."""
     order = np.random.default_rng([campaign.seed, 0]).permutation(len(label_set))
     held_out, pool = order[: label_set.held_out], order[label_set.held_out :]
-    look, judges = label_set.crowd(campaign.seed)
+    looks, judges = label_set.crowd(campaign.seed)
     judges = judges.select(held_out)
-    learner = LEARNERS[campaign.learner](label_set, look.subject_ids)
+    learner = LEARNERS[campaign.learner](label_set, looks[0].subject_ids)
     rng = np.random.default_rng([campaign.seed, 1 + ARMS.index(campaign.arm)])
     first, last = round(FIRST * len(pool)), round(BUDGET * len(pool))
-    asked = pool[:first]
+    asking = Asking(pool, np.zeros(len(label_set), int), np.zeros(len(label_set), bool), looks)
+    asking.ask(pool[:first], len(looks))
+    asking.reference[pool[:first]] = True
+    batch = -(-(last - first) * len(looks) // ROUNDS[campaign.learner])
     rounds: list[tuple[int, int, dict[str, float]]] = []
     while True:
-        votes = look.select(asked)
-        posteriors = learner.learn(asked, votes)
+        rows = np.flatnonzero(asking.looked)
+        votes = asking.votes().select(rows)
+        posteriors = learner.learn(rows, votes, asking.reference[rows] | (campaign.arm in BY_CHANCE))
         spent = int(votes.total.sum())
-        rounds.append((len(asked), spent, scores(posteriors(held_out), judges)))
-        if (len(asked) >= last) if answers is None else (spent >= answers or len(asked) == len(pool)):
+        rounds.append((len(rows), spent, scores(posteriors(held_out), judges)))
+        if (len(rows) >= last) if answers is None else (spent >= answers or not asking.left().any()):
             break
-        free = np.setdiff1d(pool, asked)
-        some = rng.permutation(free)[: SCORED[campaign.learner]]
-        batch = -(-(last - first) // ROUNDS[campaign.learner])
-        if answers is None:
-            batch = min(batch, last - len(asked))
-        asked = np.concatenate([asked, some[choose(campaign.arm, posteriors, some, batch, rng)]])
+        choose(campaign, asking, posteriors, batch, rng)
     nats = {name: tuple(values[name] for _, _, values in rounds) for name in rounds[0][2]}
     return Curve(tuple(count for count, _, _ in rounds), tuple(spent for _, spent, _ in rounds), nats)
 
 
-def choose(arm: str, posteriors: Posteriors, rows: np.ndarray, batch: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the places in ``rows``, which are in random order, of the next to ask about."""
-    if arm == "random":
-        return np.arange(min(batch, len(rows)))
-    posterior = posteriors(rows)
-    score: Acquisition = acquisition.information(votes=1)
-    if arm == "prediction":
-        score = acquisition.prediction(posterior.select(np.arange(min(TARGETS, len(rows)))))
-    return acquisition.gumbel_order(score(posterior, rng), rng, keep=batch, coldness=COLDNESS).order[:batch]
+@dataclass(frozen=True, eq=False)
+class Asking:
+    """Who has been looked at how often."""
+
+    pool: np.ndarray  # rows of the set, in random order
+    looked: np.ndarray  # [row] looks so far
+    reference: np.ndarray  # [row] whether chance chose it to be looked at to the end
+    looks: tuple[Votes, ...]
+
+    def ask(self, rows: np.ndarray, looks: int) -> None:
+        """Have rows looked at so many times more."""
+        self.looked[rows] = np.minimum(self.looked[rows] + looks, len(self.looks))
+
+    def left(self) -> np.ndarray:
+        """Return, for each of the pool, whether it can be looked at once more."""
+        return self.looked[self.pool] < len(self.looks)
+
+    def votes(self) -> Votes:
+        """Return the votes of all looks so far, a row for every subject of the set."""
+        first = self.looks[0]
+        counts = {slug: np.zeros_like(values) for slug, values in first.counts.items()}
+        reached = {slug: np.zeros_like(values) for slug, values in first.reached.items()}
+        for number, look in enumerate(self.looks):
+            seen = self.looked > number
+            for slug in counts:
+                counts[slug] += look.counts[slug] * seen[:, None]
+                reached[slug] += look.reached[slug] * seen
+        return Votes(first.tree, first.subject_ids, counts, reached)
+
+
+def choose(campaign: Campaign, asking: Asking, posteriors: Posteriors, batch: int, rng: np.random.Generator) -> None:
+    """Ask so many looks more, as the arm does."""
+    left = asking.pool[asking.left()]
+    fresh, every = left[np.argsort(asking.looked[left], kind="stable")], len(asking.looks)  # in random order
+    if campaign.arm == "random":
+        asking.ask(fresh[: batch // every], every)
+    elif campaign.arm == "spread":
+        asking.ask(fresh[:batch], 1)
+    else:
+        reference, chance = round(REFERENCE * batch / every), round(CHANCE * batch)
+        asking.ask(fresh[:reference], every)
+        asking.reference[fresh[:reference]] = True
+        asking.ask(fresh[reference : reference + chance], 1)
+        best = teaching(asking, posteriors, batch - reference * every - chance, SCORED[campaign.learner], rng)
+        asking.ask(best, 1)
+
+
+def teaching(asking: Asking, posteriors: Posteriors, count: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the rows whose next votes teach most about the votes on all others, given those they have."""
+    some = rng.permutation(asking.pool[asking.left()])[:most]
+    posterior = posteriors(some)
+    score = acquisition.prediction(posterior.select(np.arange(min(TARGETS, len(some)))))
+    scored = score(combine(posterior, asking.votes().select(some)), rng)
+    return some[acquisition.gumbel_order(scored, rng, keep=count, coldness=COLDNESS).order[:count]]
 
 
 def scores(posterior: Posterior, votes: Votes) -> dict[str, float]:
@@ -263,7 +323,8 @@ def main() -> None:
             SETS[name](options.work)  # encoder and embeddings, once and not in every process
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         for name in options.sets:
-            results[name] = compare(name, "frozen", seeds, ARMS, options)
+            arms = ARMS[:2] if name in ONE_LOOK else ARMS
+            results[name] = compare(name, "frozen", seeds, arms, options)
         for name in options.sets if options.fine_tuned else ():
             results[name]["fine_tuned"] = compare(name, "fine-tuned", seeds[: options.fine_tuned], ARMS[:2], options)
     finish(results | {"seconds": time.monotonic() - started})

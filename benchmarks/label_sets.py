@@ -1,4 +1,4 @@
-"""What `label_efficiency.py` learns from: images, the votes that asking would reveal, and an encoder that saw neither.
+"""What `label_efficiency.py` learns from: images, the votes that looks would reveal, and an encoder that saw neither.
 
 (a) simulated galaxies on the GZ DECaLS tree; (b) EFIGI's real images, volunteers *simulated* from expert attributes;
 (c) CIFAR-10H, real votes of real people. Encoders and embeddings are made once and kept in a folder.
@@ -33,13 +33,16 @@ from real_votes import tree as cifar_tree
 
 SIMULATED = 7500  # galaxies
 CROWD = 400  # simulated volunteers
-LOOK = 20  # simulated volunteers who look at a subject that is asked about
+LOOKS, LOOK = 4, 5  # times a subject may be asked about; simulated volunteers each time, as a round's ranks ask
 JUDGES = 40  # simulated volunteers whose votes judge a held-out subject
+
+
+Crowd = tuple[tuple[Votes, ...], Votes]  # one look after another; the votes that judge
 
 
 @dataclass(frozen=True, eq=False)
 class LabelSet:
-    """Subjects with their images, and what people would say: `crowd(seed)` → votes of one look, votes that judge.
+    """Subjects with their images, and what people would say: `crowd(seed)` → votes of every look, votes that judge.
 
     ``held_out`` is how many subjects are kept for judging, ``images`` a way to load them [subject, channel, y, x],
     since a run with a frozen encoder needs only ``embeddings``.
@@ -50,7 +53,7 @@ class LabelSet:
     embeddings: torch.Tensor
     held_out: int
     images: Callable[[], np.ndarray]
-    crowd: Callable[[int], tuple[Votes, Votes]]
+    crowd: Callable[[int], Crowd]
     encoder: Callable[[], Model]
 
     def __len__(self) -> int:
@@ -206,7 +209,7 @@ def cifar10h(work: Path) -> LabelSet:
 
     encoder = partial(object_encoder, work)
     embeddings = _embedded(work / "embeddings-cifar10h.npy", encoder, pictures)
-    return LabelSet("cifar10h", tree, embeddings, 2000, pictures, lambda seed: (votes, votes), encoder)
+    return LabelSet("cifar10h", tree, embeddings, 2000, pictures, lambda seed: ((votes,), votes), encoder)
 
 
 SETS = {"simulated": simulated, "efigi": efigi, "cifar10h": cifar10h}
@@ -228,16 +231,17 @@ def _truth(path: Path) -> dict[str, np.ndarray]:
     return dict(np.load(path))
 
 
-def _drawn_crowd(tree: DecisionTree, truth: dict[str, np.ndarray]) -> Callable[[int], tuple[Votes, Votes]]:
-    def draw(seed: int) -> tuple[Votes, Votes]:
+def _drawn_crowd(tree: DecisionTree, truth: dict[str, np.ndarray]) -> Callable[[int], Crowd]:
+    def draw(seed: int) -> Crowd:
         people = simulate.volunteers(CROWD, seed)
-        look = simulate.classify(truth, tree, LOOK, people, 2 * seed)
-        return look, simulate.classify(truth, tree, JUDGES, people, 2 * seed + 1)
+        sizes = [LOOK] * LOOKS + [JUDGES]
+        *looks, judges = (simulate.classify(truth, tree, size, people, 100 * seed + n) for n, size in enumerate(sizes))
+        return tuple(looks), judges
 
     return draw
 
 
-def _attributes_crowd(tree: DecisionTree, truth: dict[str, np.ndarray]) -> Callable[[int], tuple[Votes, Votes]]:
+def _attributes_crowd(tree: DecisionTree, truth: dict[str, np.ndarray]) -> Callable[[int], Crowd]:
     """Volunteers who are all alike and answer independently with the attributes' probabilities."""
 
     def votes(count: int, rng: np.random.Generator) -> Votes:
@@ -248,9 +252,9 @@ def _attributes_crowd(tree: DecisionTree, truth: dict[str, np.ndarray]) -> Calla
         some.counts["bar"][:] = np.stack([bar, featured - bar], axis=1)
         return replace(some, reached={"featured": np.full(len(some), count), "bar": featured})
 
-    def draw(seed: int) -> tuple[Votes, Votes]:
+    def draw(seed: int) -> Crowd:
         rng = np.random.default_rng(seed)
-        return votes(LOOK, rng), votes(JUDGES, rng)
+        return tuple(votes(LOOK, rng) for _ in range(LOOKS)), votes(JUDGES, rng)
 
     return draw
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from greenpea.calibration import Recalibration, recalibrate
@@ -50,6 +50,7 @@ CHANCE = 4.0  # nats by which heads must beat the constant predictor on votes ke
 SEARCHED = 2000  # subjects among which the prior's precision is chosen
 CURVED = 4000  # subjects a fold by which the doubt's shape is measured: it is an average, which more would not change
 JUDGED = 800  # subjects by whose votes the doubt and the recalibration are chosen
+FEWEST_JUDGING = 500  # answers of subjects chosen by chance, from which on they alone do that
 
 Each = Callable[[Callable[..., Any], Iterable[Any]], list[Any]]  # map, in threads
 
@@ -64,20 +65,25 @@ def cross_fit(
     reserve: int = 90,
     start: Heads | None = None,
     encoder: str = "",
+    by_chance: Bool[np.ndarray, " subject"] | None = None,
     report: Report = silent,
     threads: int = 2,
 ) -> Heads:
     """Fit heads on ``embeddings``, whose rows are the subjects of ``votes``; those without a vote teach nothing.
 
     ``settings`` gives the likelihood, the number of draws, their seed, and whether to recalibrate. ``reserve`` more
-    draws are kept. ``start``, the heads of an earlier round, makes the fit faster where tree, encoder and folds are
-    the same, and is not looked at otherwise. The same arguments give the same bits, whatever ``threads``.
+    draws are kept. ``by_chance`` marks subjects that nobody chose for what they are: where they have votes enough
+    (`FEWEST_JUDGING`), they alone choose the doubt and recalibrate, because subjects chosen for their doubt, or asked
+    until they were clear, do not stand for the others. ``start``, the heads of an earlier round, makes the fit faster
+    where tree, encoder and folds are the same, and is not looked at otherwise. The same arguments give the same bits,
+    whatever ``threads``.
     Raises GreenpeaError where fewer than `FEWEST` subjects have votes, an embedding is not finite, or a fit diverges.
     """
     rows = _voted(embeddings, votes)
     values, some = embeddings[rows], votes.select(rows)
     layout, fold = Layout(votes.tree, settings.likelihood), fold_of(some.subject_ids, folds, salt)
-    learned = _Learned(values, some, layout, _Standard.of(values), fold, folds, salt)
+    judging = _judging(some, None if by_chance is None else by_chance[rows])
+    learned = _Learned(values, some, layout, _Standard.of(values), fold, folds, salt, judging)
     warm = start if start is not None and learned.continues(start, encoder) else None
     with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
@@ -121,6 +127,14 @@ def _voted(embeddings: np.ndarray, votes: Votes) -> Int[np.ndarray, " row"]:
             f"compute them anew, or look at its image"
         )
     return rows
+
+
+def _judging(votes: Votes, by_chance: Bool[np.ndarray, " row"] | None) -> Int[np.ndarray, " row"]:
+    """Return the rows whose votes choose the doubt and recalibrate: at most `JUDGED`, evenly spread."""
+    rows = np.arange(len(votes))
+    if by_chance is not None and int(votes.total[by_chance].sum()) >= FEWEST_JUDGING:
+        rows = np.flatnonzero(by_chance)
+    return rows[:: max(1, -(-len(rows) // JUDGED))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +197,7 @@ class _Learned:
     fold: Int[np.ndarray, " subject"]
     folds: int
     salt: str
+    judging: Int[np.ndarray, " row"]  # whose votes choose the doubt and recalibrate
 
     def every(self, most: int) -> _Learned:
         """Return at most so many of the subjects, evenly spread over them."""
@@ -198,8 +213,8 @@ class _Learned:
 
     def judged(self, ready: Heads) -> tuple[Posterior, Votes]:
         """Return what heads say of some of the subjects, each from outside its fold, and the votes to judge it by."""
-        some = self.every(JUDGED)
-        return ready.posterior(some.embeddings, some.votes.subject_ids), some.votes
+        votes = self.votes.select(self.judging)
+        return ready.posterior(self.embeddings[self.judging], votes.subject_ids), votes
 
     def continues(self, start: Heads, encoder: str) -> bool:
         """Whether a fit may begin with ``start``: the same questions, encoder, folds."""
