@@ -10,8 +10,9 @@ Every campaign is kept in the work folder, so that an interrupted run goes on.
 `random` has every subject it takes looked at by 20 volunteers at once, as campaigns without a queue do. `prediction`
 asks as a round does: five volunteers where their answers teach most about the votes on all others, and the same
 subject again only if it still ranks; two looks in ten go to chance, one in ten to a reference set that is looked at to
-the end, which alone chooses the doubt and recalibrates. `spread` is in between, so that it can be told what made the difference: five volunteers, at random. On CIFAR-10H an
-image's recorded votes come out all at once, and there is nothing in between.
+the end, which alone chooses the doubt and recalibrates. `spread` is in between, so that it can be told what made the
+difference: five volunteers, at random. On CIFAR-10H an image's recorded votes come out all at once, and there is
+nothing in between.
 
 Two likelihoods are printed, because they disagree: held-out votes one by one, which judges the fractions, and `joint`,
 all votes on a question of a subject together, which judges the spread of opinion as well and is what other benchmarks
