@@ -21,6 +21,8 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LENGTH = 12  # numbers in an embedding
 SETTINGS = (
     "site.audit_share=0.15",
+    "site.audit=0.1",
+    "site.reference_share=0",
     "loop.folds=3",
     "loop.draws=12",
     "loop.reserve=12",

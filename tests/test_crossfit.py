@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from greenpea import information
-from greenpea.calibration import constant, evaluate
+from greenpea.calibration import Recalibration, constant, evaluate, recalibrate
 from greenpea.errors import GreenpeaError
 from greenpea.heads import Heads
 from greenpea.learning import crossfit, fitting, heads
 from greenpea.learning.crossfit import climb, cross_fit
 from greenpea.learning.settings import Learning
 from greenpea.outputs import Layout
+from greenpea.posterior import Posterior
 from greenpea.tree import DecisionTree
 from greenpea.votes import Votes
 from hands import galaxy_tree, one_question
@@ -154,6 +155,24 @@ def test_no_head_sees_the_votes_of_the_subjects_it_speaks_of(monkeypatch: pytest
     same = first.fold_of(votes.subject_ids) == first.fold_of(votes.subject_ids)[changed]
     np.testing.assert_array_equal(before.parameters["q"][:, same], after.parameters["q"][:, same])
     assert (before.parameters["q"][:, ~same] != after.parameters["q"][:, ~same]).any()
+
+
+@pytest.mark.parametrize(("most", "judged"), [(10_000, "all"), (1, "chance")])
+def test_those_whom_nobody_chose_judge_alone_where_they_have_votes_enough(
+    most: int, judged: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings, seen = subjects(120), []
+    votes = cast(embeddings)
+    by_chance = np.arange(120) % 3 == 0
+
+    def watched(posterior: Posterior, some: Votes) -> Recalibration:
+        seen.append(set(some.subject_ids))
+        return recalibrate(posterior, some)
+
+    monkeypatch.setattr(crossfit, "recalibrate", watched)
+    monkeypatch.setattr(crossfit, "FEWEST_JUDGING", most)
+    cross_fit(embeddings, votes, SETTINGS, by_chance=by_chance)
+    assert seen == [set(votes.subject_ids[by_chance] if judged == "chance" else votes.subject_ids)]
 
 
 def test_doubt_falls_as_votes_grow() -> None:

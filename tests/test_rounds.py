@@ -20,9 +20,12 @@ from greenpea.embeddings import Embeddings
 from greenpea.errors import GreenpeaError
 from greenpea.heads import Heads
 from greenpea.learning import crossfit
+from greenpea.learning.crossfit import cross_fit
 from greenpea.records import STAGES, Record
 from greenpea.rounds import steps
 from greenpea.store import Counted, Stream
+from greenpea.subjects import in_audit
+from greenpea.votes import Votes
 from greenpea.workflow import Workflow
 from round_hands import LENGTH, NOW, Opinions, make, opened, vote, workflow
 
@@ -107,6 +110,43 @@ def test_the_audit_set_is_never_learned_from_and_never_retired_by_a_posterior(tm
     voted = [one for one in found if one.classifications and not one.audit]
     assert learned["subjects"] == len(voted) == record.subjects
     assert record.saved == sum(20 - one.classifications for one in by_posterior)
+    store.close()
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_the_reference_set_tells_how_opinions_spread_before_anybody_retires(
+    enough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opinions = Opinions(SUBJECTS)
+    rules = [{"rule": "confident", "below": 0.5, "classifications": 1}]
+    settings = ["site.reference_share=0.2", f"loop.reference_votes={1 if enough else 10**6}"]
+    campaign = make(tmp_path / "sky", SUBJECTS, workflow(rules=rules), settings)
+    keep_embeddings(campaign, opinions)
+    store = opened(campaign)
+    vote(store, opinions, 40)
+    fitted: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def fit(embeddings: np.ndarray, votes: Votes, *args: object, **kept: object) -> Heads:
+        if kept["by_chance"] is not None:
+            fitted.append((votes.subject_ids, np.asarray(kept["by_chance"])))
+        return cross_fit(embeddings, votes, *args, **kept)
+
+    monkeypatch.setattr(steps, "cross_fit", fit)
+    record = run(campaign, store)
+    assert record is not None
+    found = store.subjects.browse(limit=500)[0]
+    kept = {one.subject_id for one in found if one.audit}
+    audit = {one for one in kept if in_audit(one, 0.15)}
+    assert audit
+    assert audit < kept
+    [(learned, by_chance)] = fitted
+    assert set(learned) == {one.subject_id for one in found if one.classifications} - audit  # learned from
+    assert set(learned[by_chance]) == set(learned) & (kept - audit)
+    ranked = set(pq.read_table(record.folder / records.SCORES)["subject_id"].to_pylist())
+    assert not ranked & kept
+    retired = {one.subject_id for one in found if one.retired_at and (one.reason or "").startswith("confident")}
+    assert not retired & kept
+    assert len(retired) > 20 if enough else not retired
     store.close()
 
 
@@ -198,6 +238,8 @@ from pathlib import Path
 from greenpea import rounds
 from greenpea.campaign import Campaign
 from greenpea.embeddings import Embeddings
+from greenpea.subjects import in_audit
+from greenpea.votes import Votes
 from greenpea.workflow import Workflow
 from round_hands import NOW, opened
 Campaign.embeddings = lambda self, report=None: Embeddings.open(self.folder, {encoder!r})

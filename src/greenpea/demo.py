@@ -41,7 +41,7 @@ from greenpea.posterior import Posterior
 from greenpea.records import Record
 from greenpea.rehearsal import truth_in
 from greenpea.retirement import Count, Settled
-from greenpea.rounds import comparing, run
+from greenpea.rounds import audit_set, comparing, run
 from greenpea.site.opening import open_store
 from greenpea.store import Overview, Role, Store
 from greenpea.tree import DecisionTree
@@ -51,7 +51,8 @@ from greenpea.workflow import Workflow
 
 CHOSEN = (
     "site.per_minute=10000000",
-    "site.audit_share=0.06",
+    "site.audit_share=0.05",
+    "site.reference_share=0.04",
     "site.lease_minutes=2",
     "learning.draws=30",
     "loop.kept=100",  # all heads stay, to be compared at the end
@@ -358,8 +359,9 @@ def compared(campaign: Campaign, store: Store, found: Sequence[Record]) -> tuple
     standing = store.standings.read()
     embeddings = Embeddings.open(campaign.folder, last.encoder)
     known = embeddings.rows_of(standing.votes.subject_ids) >= 0
-    audit = standing.votes.select(np.flatnonzero(standing.audit & known & (standing.votes.total > 0)))
-    learned_from = standing.votes.select(np.flatnonzero(~standing.audit & (standing.votes.total > 0)))
+    audited = audit_set(standing.audit, standing.votes.subject_ids, campaign.settings)
+    audit = standing.votes.select(np.flatnonzero(audited & known & (standing.votes.total > 0)))
+    learned_from = standing.votes.select(np.flatnonzero(~audited & (standing.votes.total > 0)))
     if not len(audit):
         return (), (0, 0)
     blind = calibration.constant(learned_from, audit.subject_ids)

@@ -146,7 +146,7 @@ def plan(
     some = np.sort(rng.permutation(len(ids))[:sample])
     voted, done = _site(folder)
     truth, words = _truth(folder, workflow.tree, ids[some], voted, rng)
-    alone = rehearsed(workflow, truth, ids[some], habits, settings.site.audit_share, seed, report)
+    alone = rehearsed(workflow, truth, ids[some], habits, settings.site.whole_share, seed, report)
     network = from_rounds(records.every(folder), workflow.limit, len(ids))
     outlooks: dict[str, tuple[Outlook, ...]] = {}
     for name, need in {"votes alone": alone, "with the network": network}.items():
@@ -163,7 +163,7 @@ def rehearsed(
     truth: Mapping[str, np.ndarray],
     subject_ids: Sequence[str] | np.ndarray,
     habits: Habits,
-    audit_share: float,
+    whole_share: float,
     seed: int,
     report: Report,
 ) -> Need:
@@ -175,7 +175,7 @@ def rehearsed(
     with tempfile.TemporaryDirectory(prefix="greenpea-plan-") as place:
         store = Store.open(Path(place) / STORE)
         store.workflows.publish(workflow, start)
-        store.subjects.add((NewSubject(str(one), ("",)) for one in subject_ids), start, audit_share)
+        store.subjects.add((NewSubject(str(one), ("",)) for one in subject_ids), start, whole_share)
         report("rehearsing", 0.0, "")
         for progress in rehearse(store, answers, _busy(habits), seed, start, block=250):
             words = f"{progress.classifications:,} classifications, {progress.retired:,} subjects retired"

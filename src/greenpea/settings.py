@@ -58,10 +58,16 @@ class Catalogue(_Section):
 class Site(_Section):
     """How subjects are handed to volunteers, and who may come."""
 
-    rank: float = Field(0.7, ge=0, description="weight of the stream by rank, once a round has ranked subjects")
+    rank: float = Field(0.6, ge=0, description="weight of the stream by rank, once a round has ranked subjects")
     random: float = Field(0.2, ge=0, description="weight of the stream at random")
-    audit: float = Field(0.1, ge=0, description="weight of the audit stream: the share kept to judge models")
-    audit_share: float = Field(0.02, ge=0, le=0.5, description="share of subjects in the audit set, marked at import")
+    audit: float = Field(0.2, ge=0, description="weight of the stream of the audit and reference sets")
+    audit_share: float = Field(0.02, ge=0, le=0.4, description="share of subjects in the audit set, marked at import")
+    reference_share: float = Field(
+        0.02,
+        ge=0,
+        le=0.4,
+        description="share that also goes to the full limit, and is learned from: it tells how opinions spread",
+    )
     gold_first: float = Field(0.3, ge=0, le=1, description="chance of a subject with a known answer, at the beginning")
     gold_last: float = Field(0.05, ge=0, le=1, description="the chance it falls to")
     gold_decay: float = Field(20, gt=0, description="classifications after which it has fallen by a factor of e")
@@ -71,6 +77,11 @@ class Site(_Section):
     per_minute: int = Field(
         600, ge=1, description="requests that change something, per minute and volunteer; an address has 20 times that"
     )
+
+    @property
+    def whole_share(self) -> float:
+        """The share of subjects that only the full limit retires: audit and reference set together."""
+        return self.audit_share + self.reference_share
 
     @model_validator(mode="after")
     def _some_stream(self) -> Site:
@@ -103,6 +114,11 @@ class Loop(_Section):
         0.01, gt=0, description="new heads take over unless they may lose more, in nats per vote of the audit set"
     )
     audit_votes: int = Field(500, ge=1, description="votes on the audit set before it can judge")
+    reference_votes: int = Field(
+        500,
+        ge=1,
+        description="votes on the reference set, or all that it will get, before a posterior may retire anybody",
+    )
     draws: int = Field(
         100, ge=2, description="draws of the heads: what is foreseen of others needs more than a catalogue"
     )

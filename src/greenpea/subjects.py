@@ -44,7 +44,10 @@ RESERVED = ("subject_id", *LOCATIONS.names)
 
 
 def in_audit(subject_id: str, share: float) -> bool:
-    """Whether a subject is in the audit set: by a hash of its id, the same on every machine and for ever."""
+    """Whether a subject is in the audit set: by a hash of its id, the same on every machine and for ever.
+
+    Subjects between two shares are as much a choice of chance: the reference set lies behind the audit set.
+    """
     digest = hashlib.sha256(f"audit:{subject_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 

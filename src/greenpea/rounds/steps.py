@@ -48,7 +48,9 @@ from greenpea.posterior import Posterior
 from greenpea.records import Gate, Record
 from greenpea.rounds import comparing, gate, reporting, streams
 from greenpea.rounds.reporting import Audited
+from greenpea.settings import Settings
 from greenpea.store import Standing, Store, Stream
+from greenpea.subjects import in_audit
 from greenpea.tables import column_as_strings
 from greenpea.tree import DecisionTree
 from greenpea.votes import Votes
@@ -132,7 +134,7 @@ def _begin(campaign: Campaign, store: Store, found: list[Record], now: datetime)
         return None
     _write(folder / records.VOTES, _table(standing))
     total = int(standing.classifications.sum())
-    learned = ~standing.audit
+    learned = ~audit_set(standing.audit, standing.votes.subject_ids, campaign.settings)
     record = Record(
         number=number,
         seed=campaign.settings.learning.seed + number,
@@ -166,6 +168,14 @@ def _digest(votes: Votes) -> str:
     for slug in asked.tree.slugs:
         digest.update(slug.encode() + asked.counts[slug].tobytes() + asked.reached[slug].tobytes())
     return digest.hexdigest()
+
+
+def audit_set(kept: np.ndarray, subject_ids: np.ndarray, settings: Settings) -> np.ndarray:
+    """Return which of the subjects ``kept`` to the full limit are the audit set; the others are the reference set."""
+    share = settings.site.audit_share
+    found = kept.copy()
+    found[kept] = [in_audit(str(one), share) for one in subject_ids[kept]]
+    return found
 
 
 def _table(standing: Standing) -> pa.Table:
@@ -266,17 +276,27 @@ class _Steps:
         return heads.posterior(embeddings.take(embeddings.rows_of(ids)), ids, draws)
 
     @cached_property
+    def audited(self) -> np.ndarray:
+        """Which of the collected subjects are of the audit set."""
+        return audit_set(self.column(POOL), self.votes.subject_ids, self.campaign.settings)
+
+    @cached_property
+    def reference(self) -> np.ndarray:
+        """Which of the collected subjects are of the reference set: chosen by nobody, asked to the full limit."""
+        return self.column(POOL) & ~self.audited
+
+    @cached_property
     def audit(self) -> np.ndarray:
         """The audit subjects (indices) with votes whose image can be read."""
-        return np.flatnonzero(self.column(POOL) & (self.votes.total > 0) & (self.rows >= 0))
+        return np.flatnonzero(self.audited & (self.votes.total > 0) & (self.rows >= 0))
 
     # ---- the steps -------------------------------------------------------------------------------
 
     def _fitted(self) -> dict[str, Any]:
-        learned = np.flatnonzero(~self.column(POOL) & (self.votes.total > 0) & (self.rows >= 0))
+        learned = np.flatnonzero(~self.audited & (self.votes.total > 0) & (self.rows >= 0))
         known: dict[str, Any] = {"encoder": self.embeddings.encoder}
         try:
-            heads = self._fit(self.votes.select(learned), self._start())
+            heads = self._fit(self.votes.select(learned), self._start(), by_chance=self.reference[learned])
         except GreenpeaError as error:
             return known | {"gate": Gate("failed", str(error))}
         heads.save(self.record.folder / records.HEADS)
@@ -288,7 +308,14 @@ class _Steps:
             return None
         return Heads.load(self.incumbent.folder / records.HEADS)
 
-    def _fit(self, votes: Votes, start: Heads | None, folds: int | None = None, reserve: int | None = None) -> Heads:
+    def _fit(
+        self,
+        votes: Votes,
+        start: Heads | None,
+        folds: int | None = None,
+        reserve: int | None = None,
+        by_chance: np.ndarray | None = None,
+    ) -> Heads:
         chosen = self.campaign.settings
         return cross_fit(
             self.embeddings.take(self.embeddings.rows_of(votes.subject_ids)),
@@ -299,6 +326,7 @@ class _Steps:
             reserve=chosen.loop.reserve if reserve is None else reserve,
             start=start,
             encoder=self.embeddings.encoder,
+            by_chance=by_chance,
             report=self.report,
         )
 
@@ -337,7 +365,7 @@ class _Steps:
 
     @cached_property
     def _constant(self) -> Posterior:
-        learned = self.votes.select(np.flatnonzero(~self.column(POOL) & (self.votes.total > 0)))
+        learned = self.votes.select(np.flatnonzero(~self.audited & (self.votes.total > 0)))
         return calibration.constant(learned, self.votes.subject_ids[self.audit])
 
     def _judged(self) -> dict[str, Any]:
@@ -470,6 +498,13 @@ class _Steps:
         learned = information.of_tree(posterior, self.campaign.settings.loop.scored_votes, rng)
         return information.saturated(learned.value, heads.draws)
 
+    @cached_property
+    def may_retire(self) -> bool:
+        """Whether it is known how opinions spread: the reference set has votes enough, or all that it will get."""
+        if not self.reference.any() or self.column(RETIRED)[self.reference].all():
+            return True
+        return int(self.votes.total[self.reference].sum()) >= self.campaign.settings.loop.reference_votes
+
     @property
     def _promoted(self) -> bool:
         return self.record.gate is not None and self.record.gate.outcome in ("promoted", "ungated")
@@ -542,6 +577,8 @@ class _Scored:
             for place, posterior in _combined(heads, embeddings.take(rows[some]), votes, fewest):
                 values[start + place] = acquire(posterior, rng)
                 effective[start + place] = posterior.effective_draws
+                if not steps.may_retire:
+                    continue
                 known = votes.select(place), counted[some][place]
                 reasons = retirement.by_posterior(steps.workflow.retirement, posterior, *known, rng)
                 retire.update({str(one): why for one, why in zip(posterior.subject_ids, reasons, strict=True) if why})

@@ -110,7 +110,7 @@ def fill(
     new = 0
     if rows:
         told = None if report is None else lambda done: report("adding subjects", done / len(rows), f"{done:,}")
-        new = store.subjects.add(_new_subjects(subjects, rows, gold), now, settings.site.audit_share, told)
+        new = store.subjects.add(_new_subjects(subjects, rows, gold), now, settings.site.whole_share, told)
     return Filled(
         subjects=store.subjects.count(),
         new=new,

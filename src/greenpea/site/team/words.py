@@ -21,7 +21,7 @@ COUNTED = {
 STREAMS = {
     Stream.RANK: "by rank",
     Stream.RANDOM: "at random",
-    Stream.AUDIT: "audit set",
+    Stream.AUDIT: "audit or reference set",
     Stream.GOLD: "training",
     Stream.IMPORT: "imported",
     Stream.DIRECT: "asked for by the volunteer",
@@ -29,7 +29,7 @@ STREAMS = {
 STREAM_MEANINGS = {
     Stream.RANK: "chosen by the ranks of an active learning round",
     Stream.RANDOM: "chosen at random",
-    Stream.AUDIT: "chosen at random from the set that judges the models",
+    Stream.AUDIT: "chosen at random from the sets that go to the full count: they judge the models, and tell how opinions spread",
     Stream.GOLD: "subjects whose answer is known; for training, never counted as votes",
     Stream.IMPORT: "classified elsewhere, and imported",
     Stream.DIRECT: "opened by its address",
@@ -114,7 +114,7 @@ def rules(rules: Rules, tree: DecisionTree) -> Sequence[str]:
     """Return the retirement rules, one sentence each."""
     sentences = [_rule(rule, tree) for rule in rules]
     if any(not isinstance(rule, Count) for rule in rules) and any(isinstance(rule, Count) for rule in rules):
-        sentences.append("Subjects of the audit set retire by the full count only.")
+        sentences.append("Subjects of the audit and reference sets retire by the full count only.")
     return sentences
 
 
