@@ -74,7 +74,7 @@ def prepare(folder: Path, opinions: Opinions, classified: int) -> None:
     with stored(folder, None) as store:
         now = datetime.now(UTC)
         store.workflows.publish(Workflow.load(folder / "workflow.json"), now)
-        store.subjects.add((NewSubject(one, ("",)) for one in ids), now, settings.site.audit_share)
+        store.subjects.add((NewSubject(one, ("",)) for one in ids), now, settings.site.whole_share)
         classify(store, opinions, classified)
     keep_embeddings(Campaign.open(folder), ids, opinions.embeddings)
 

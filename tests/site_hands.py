@@ -92,7 +92,11 @@ def make_campaign(
     for i in range(subjects):
         Image.fromarray(rng.integers(0, 255, (48, 48, 3), np.uint8)).save(folder / "images" / f"s{i:02d}.png")
     (folder / "workflow.json").write_text((chosen or workflow()).to_json(), encoding="utf-8")
-    text = Settings().override(["site.audit_share=0", "site.per_minute=100000", *settings]).to_toml()
+    text = (
+        Settings()
+        .override(["site.audit_share=0", "site.reference_share=0", "site.per_minute=100000", *settings])
+        .to_toml()
+    )
     (folder / "campaign.toml").write_text(text, encoding="utf-8")
     SubjectSet.from_folder(folder / "images").save(folder)
     if gold:

@@ -61,11 +61,11 @@ class Site(_Section):
     rank: float = Field(0.6, ge=0, description="weight of the stream by rank, once a round has ranked subjects")
     random: float = Field(0.2, ge=0, description="weight of the stream at random")
     audit: float = Field(0.2, ge=0, description="weight of the stream of the audit and reference sets")
-    audit_share: float = Field(0.02, ge=0, le=0.4, description="share of subjects in the audit set, marked at import")
+    audit_share: float = Field(0.02, ge=0, le=0.5, description="share of subjects in the audit set, marked at import")
     reference_share: float = Field(
         0.02,
         ge=0,
-        le=0.4,
+        le=0.5,
         description="share that also goes to the full limit, and is learned from: it tells how opinions spread",
     )
     gold_first: float = Field(0.3, ge=0, le=1, description="chance of a subject with a known answer, at the beginning")

@@ -29,7 +29,7 @@ STREAMS = {
 STREAM_MEANINGS = {
     Stream.RANK: "chosen by the ranks of an active learning round",
     Stream.RANDOM: "chosen at random",
-    Stream.AUDIT: "chosen at random from the sets that go to the full count: they judge the models, and tell how opinions spread",
+    Stream.AUDIT: "chosen at random from the sets that go to the full count, to judge the models and to calibrate them",
     Stream.GOLD: "subjects whose answer is known; for training, never counted as votes",
     Stream.IMPORT: "classified elsewhere, and imported",
     Stream.DIRECT: "opened by its address",
