@@ -419,12 +419,13 @@ def test_there_is_no_report_where_none_was_left(hands: Hands, number: str) -> No
 # ---- the same on the command line ---------------------------------------------------------------------
 
 
-def test_rounds_are_listed_with_what_compares(tmp_path: Path) -> None:
+def test_rounds_are_listed_with_what_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop.console, "width", 140)  # whatever the width where the tests run
     made_up(tmp_path, 3)
     old = made_up(tmp_path, 4)
     replace(old, scores=tuple(replace(one, gain=None, random_gain=None) for one in old.scores)).save()
     made_up(tmp_path, 5, stages=STAGES[: STAGES.index("judged")], scores=())
-    said = CliRunner().invoke(command_line, ["rounds", str(tmp_path)], env={"COLUMNS": "140"}).output
+    said = CliRunner().invoke(command_line, ["rounds", str(tmp_path)]).output
     lines = [re.sub(r"\s+", " ", line).strip() for line in said.splitlines()]
     assert "round begun answers outcome gain by chance ranked retired model" in lines[0]
     assert "2,700 promoted 0.190 0.034 100 10 00000000" in lines[1]
