@@ -77,12 +77,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_content(html: str, **_: Any) -> str:
     """Turn formulas into MathML, which browsers draw by themselves; let wide tables scroll."""
     html = re.sub(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', _formula, html, flags=re.DOTALL)
+    html = re.sub(r"<thead>\s*<tr>(\s*<th[^>]*></th>)+\s*</tr>\s*</thead>", "", html)  # a head that says nothing
     return html.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
 
 
 def _formula(found: re.Match[str]) -> str:
     kind, text = found[1], found[2].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
     drawn = to_mathml(text.strip(), display="block" if kind == "div" else "inline")
+    drawn = drawn.replace("<mi>ln</mi>", '<mi>ln</mi><mspace width="0.17em"/>')
+    drawn = re.sub(r"<mi>(&#x0*393;|Γ)</mi>", '<mi mathvariant="normal">Γ</mi>', drawn)  # upright, as TeX has it
     return f'<div class="formula">{drawn}</div>' if kind == "div" else drawn
 
 
@@ -92,7 +95,7 @@ def _formula(found: re.Match[str]) -> str:
 def generated() -> dict[str, str]:
     """Return every page that is not written by hand: its place in docs/, and its Markdown."""
     return {
-        "index.md": from_root("README.md"),
+        "index.md": f"---\nhide: [navigation]\n---\n{from_root('README.md')}",
         "changelog.md": from_root("CHANGELOG.md"),
         "contributing.md": from_root("CONTRIBUTING.md"),
         "decisions/index.md": decisions_page(),
