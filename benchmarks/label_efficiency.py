@@ -48,7 +48,7 @@ from greenpea.learning.settings import Learning
 from greenpea.posterior import Posterior
 from greenpea.votes import Votes
 from label_sets import SETS, LabelSet
-from learning_curves import JOINT, OVERALL, Curve, Pair, Ratio, labels_ratio
+from learning_curves import JOINT, OVERALL, SHARES, Curve, Pair, Ratio, labels_ratio, rising
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -277,21 +277,25 @@ def _ratio(pairs: Sequence[Pair], question: str) -> Ratio:
 
 
 def plot(name: str, curves: Sequence[dict[str, Curve]], arms: Sequence[str], path: Path) -> None:
-    """Draw the curves of all seeds, overall and by question, against the answers given."""
+    """Draw, overall and by question, every seed thinly and their mean, against the share of the budget spent."""
     questions = [question for question in curves[0][arms[0]].nats if not question.endswith(f", {JOINT}")]
     figure, axes = plt.subplots(1, len(questions), figsize=(3.6 * len(questions), 3.4), squeeze=False)
     for axis, question in zip(axes[0], questions, strict=True):
         for arm, colour in zip(arms, ("0.45", "#2a9d4a", "#c2703d"), strict=False):
-            for number, some in enumerate(curves):
-                label = TITLES[arm] if number == 0 else None
-                axis.plot(some[arm].answers, some[arm].nats[question], color=colour, alpha=0.45, lw=1, label=label)
-        axis.set(title=question, xlabel="answers", ylabel="held-out nats per vote" if question == OVERALL else "")
-        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+            seeds = [Pair(some["random"], some[arm]).along(question)[1] for some in curves]
+            for nats in seeds:
+                axis.plot(SHARES, nats, color=colour, alpha=0.2, lw=0.7)
+            mean = np.mean(seeds, axis=0)
+            axis.plot(SHARES, mean, color=colour, lw=2, label=TITLES[arm])
+            if arm == "random":
+                axis.axhline(rising(mean)[-1], color=colour, lw=0.8, ls="--")
+        axis.set(title=question, xlabel="answers, of random's budget")
+    axes[0, 0].set_ylabel("held-out nats per vote")
     axes[0, 0].legend(fontsize=8)
     figure.suptitle(name)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
