@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import integrate, stats
 
+from greenpea import catalogue
 from greenpea.errors import GreenpeaError
 from greenpea.measurements import MeasurementLayout, MeasurementPosterior, widen
 
@@ -137,6 +141,17 @@ def test_outputs_come_back_in_the_targets_units() -> None:
     np.testing.assert_allclose(found.deviations[0, 0], [layout.scale[0], 2 * layout.scale[1]])
     with pytest.raises(GreenpeaError, match="'size' has 1 known"):
         MeasurementLayout.of(values[:2], ["mass", "size"], ["kg", "m"])
+
+
+def test_a_catalogue_of_measurements_has_units_and_meanings() -> None:
+    some = _random(np.random.default_rng(10))
+    own = pa.table({"ra": np.arange(5.0)})
+    found = catalogue.measurements(replace(some, units=("kg", "m")), own)
+    assert found.column_names[:3] == ["subject_id", "ra", "t0_mean"]
+    assert found.schema.field("t0_noise").metadata[b"unit"] == b"kg"
+    np.testing.assert_allclose(found["t1_p50"].to_numpy(), some.quantile(0.5)[0][:, 1], rtol=1e-6)
+    total = found["t0_noise"].to_numpy() ** 2 + found["t0_doubt"].to_numpy() ** 2
+    np.testing.assert_allclose(total, some.variance().total[:, 0], rtol=1e-5)
 
 
 def test_widening_recovers_by_how_much_noise_was_underestimated() -> None:

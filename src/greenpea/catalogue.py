@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from greenpea import converting, information, selections
+from greenpea.measurements import MeasurementPosterior
 from greenpea.posterior import Posterior
 from greenpea.tree import DecisionTree, Question
 from greenpea.votes import Votes
@@ -62,6 +63,30 @@ def table(
     if combined is not None:
         parts.append(_together(combined))
     return _join(posterior.subject_ids, metadata, [column for part in parts for column in part])
+
+
+def measurements(posterior: MeasurementPosterior, metadata: pa.Table) -> pa.Table:
+    """Return the catalogue of measurements; ``metadata`` are the subjects' own columns, in the same order.
+
+    Per target its mean and 5, 50 and 95 % quantiles (of the mixture over draws), and the standard deviations of the
+    noise and of the means of the draws, all in the target's unit; the distance in embedding space.
+    """
+    columns, mean, spread = _Columns(), posterior.mean(), posterior.variance()
+    quantiles = posterior.quantile(list(LEVELS.values()))
+    for place, (target, unit) in enumerate(zip(posterior.targets, posterior.units, strict=True)):
+        columns.add(f"{target}_mean", mean[:, place], unit, f"Expected {target}", ucd="stat.mean")
+        for number, (short, level) in enumerate(LEVELS.items()):
+            columns.add(
+                f"{target}_{short}", quantiles[number, :, place], unit, f"{level * 100:g} % quantile of {target}"
+            )
+        words = f"Standard deviation of the noise of {target}: what more training leaves"
+        columns.add(f"{target}_noise", np.sqrt(spread.within[:, place]), unit, words, ucd="stat.stdev")
+        words = f"Standard deviation of {target} between draws of the weights: what more training takes away"
+        columns.add(f"{target}_doubt", np.sqrt(spread.between[:, place]), unit, words, ucd="stat.stdev")
+    if posterior.distance is not None:
+        words = "Distance from the training subjects in embedding space; 1: typical of validation subjects"
+        columns.add("embedding_distance", posterior.distance, "1", words)
+    return _join(posterior.subject_ids, metadata, columns)
 
 
 class _Columns(list[tuple[pa.Field, pa.Array]]):
