@@ -99,10 +99,9 @@ def head(kept: KeptEncoder, pictures: np.ndarray, labels: np.ndarray, noise: Any
 
 def doubts(model: ArrayModel, pictures: np.ndarray, draws: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return the mean probabilities and each kind of doubt of every photograph."""
-    embeddings = model.embed(pictures)
-    posterior = model.posterior(embeddings, draws=draws)
+    posterior = model.predict(pictures, draws=draws)
     parts = doubt(posterior)
-    variance = model.layout.variances(model.outputs(embeddings, draws)).mean(axis=(1, 2))  # type: ignore[union-attr]
+    variance = model.layout.variances(model.outputs(pictures, draws)).mean(axis=(1, 2))  # type: ignore[union-attr]
     kinds = (parts.epistemic, parts.aleatoric, variance, parts.total)
     return posterior.mean("label"), dict(zip(KINDS, kinds, strict=True))
 

@@ -21,11 +21,11 @@ from greenpea.errors import GreenpeaError
 from greenpea.files import replacing, sha256
 from greenpea.labels import LabelLayout
 from greenpea.learning import encoders
-from greenpea.learning.arrays import ArrayModel, Plain, Silencing, make_head
+from greenpea.learning.arrays import ArrayModel, Plain, Silencing, make_head, prepared_encoder, prepared_head
 from greenpea.learning.checkpoint import FACTS, NUMBERS, versions
 from greenpea.learning.settings import Learning
 from greenpea.learning.training import History
-from greenpea.learning.uncertainty import laplace
+from greenpea.learning.uncertainty import laplace, layers
 from greenpea.measurements import MeasurementLayout, Widening
 from greenpea.outputs import Geometry
 
@@ -78,19 +78,23 @@ def load_arrays(folder: str | Path, encoder: nn.Module | None = None) -> ArrayMo
 
 def _restore(known: dict[str, Any], numbers: dict[str, Tensor], encoder: nn.Module | None) -> ArrayModel:
     layout = _restored(known["layout"])
+    settings = Learning.model_validate(known["settings"])
     built = _built(known["encoder"]) if encoder is None else encoder
+    if not settings.freeze:
+        built = prepared_encoder(built, settings)
     built.load_state_dict(_part(numbers, "encoder."))
     head = make_head(known["head"]["embedding"], known["head"]["hidden"], torch.zeros(layout.outputs), 0.0)
     for layer in head.modules():
         if isinstance(layer, Silencing):
             layer.p = known["head"]["dropout"]
+    head = prepared_head(head, settings)
     head.load_state_dict(_part(numbers, "head."))
     found = known["recalibration"]
     return ArrayModel(
         encoder=built.eval(),
         head=head.eval(),
         layout=layout,
-        settings=Learning.model_validate(known["settings"]),
+        settings=settings,
         geometry=Geometry(numbers["geometry.mean"].numpy(), numbers["geometry.factor"].numpy(), known["unit"]),
         state=laplace.restore(_part(numbers, "state.")) if known["laplace"] else None,
         recalibration=None if found is None else _mended(found),
@@ -126,7 +130,7 @@ def _built(about: dict[str, Any]) -> nn.Module:
 
 
 def _head(head: nn.Sequential) -> dict[str, Any]:
-    linear = [layer for layer in head if isinstance(layer, nn.Linear)]
+    linear = [layer for layer in layers.plain(head).children() if isinstance(layer, nn.Linear)]
     (rate, *_) = [layer.p for layer in head if isinstance(layer, Silencing)]
     return {
         "embedding": linear[0].in_features,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,18 +25,20 @@ from greenpea import outputs as outputs_
 from greenpea.calibration import Recalibration, recalibrate
 from greenpea.errors import GreenpeaError
 from greenpea.labels import LabelLayout, Noise
-from greenpea.learning import encoders, training
-from greenpea.learning.batches import FORMATS, ImageBatches, PlainBatches
+from greenpea.learning import encoders, training, uncertainty
+from greenpea.learning.batches import FORMATS, ImageBatches, PlainBatches, to_unit
 from greenpea.learning.families import LabelLoss, MeasurementLoss, as_targets, curvatures
 from greenpea.learning.model import Report, generator, silent
 from greenpea.learning.orientation import probe
-from greenpea.learning.prediction import embed, in_blocks
+from greenpea.learning.prediction import MICRO_BATCH, embed, in_blocks
 from greenpea.learning.settings import Augmentation, Learning
-from greenpea.learning.uncertainty import laplace
+from greenpea.learning.uncertainty import laplace, layers, variational
+from greenpea.learning.uncertainty.encoder_dropout import Dropped
 from greenpea.measurements import MeasurementLayout, MeasurementPosterior, Widening, widen
 from greenpea.outputs import Geometry
 from greenpea.posterior import Posterior
 
+METHODS = ("laplace", "dropout", "variational-head", "variational", "encoder-dropout")
 FEWEST = 10, 5  # subjects to learn from, and to validate on
 VALIDATION = 0.15  # share of the subjects, where the caller does not say which
 
@@ -50,6 +52,10 @@ class Silencing(nn.Dropout):
 
     def forward(self, features: Tensor) -> Tensor:
         return super().forward(features) if self.training else features * self.mask
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Return which features are kept, raised so that the mean stays."""
+        return (torch.rand(len(self.mask), generator=generator) >= self.p) / (1 - self.p)
 
 
 def make_head(embedding: int, hidden: Sequence[int], start: Tensor, rate: float) -> nn.Sequential:
@@ -66,6 +72,23 @@ def make_head(embedding: int, hidden: Sequence[int], start: Tensor, rate: float)
     nn.init.zeros_(last.weight)
     last.bias.data.copy_(start)
     return nn.Sequential(*layers, Silencing(rate, before), last)
+
+
+def prepared_encoder(encoder: nn.Module, settings: Learning) -> nn.Module:
+    """Return an encoder that doubts as the settings say. Raises GreenpeaError for a method that is for votes only."""
+    if settings.uncertainty not in METHODS:
+        raise GreenpeaError(
+            f"uncertainty {settings.uncertainty!r} is for votes; for labels and measurements there are "
+            f"{', '.join(METHODS)}"
+        )
+    prepared = uncertainty.method(settings.uncertainty).prepare(encoder, settings)
+    prepared.embedding_size = encoder.embedding_size
+    return prepared
+
+
+def prepared_head(head: nn.Sequential, settings: Learning) -> nn.Sequential:
+    """Return a head that doubts as the settings say."""
+    return uncertainty.method(settings.uncertainty).prepare_head(head, settings)
 
 
 class Plain(nn.Module):
@@ -116,53 +139,66 @@ class ArrayModel:
         draws: int | None = None,
         seed: int | None = None,
     ) -> Any:
-        """Return the posterior of arrays [subject, channel, …]: one pass of the encoder, however many draws.
+        """Return the posterior of arrays [subject, channel, …]: one pass of the encoder, or one a draw if it doubts.
 
         A `Posterior` on one question for labels, a `MeasurementPosterior` for measurements. Draw t is a function of
         (fingerprint, seed, t) alone: the same for every subject, batch and worker.
         """
-        return self.posterior(self.embed(arrays), subject_ids, draws, seed)
+        return self._posterior(arrays, self.embed(arrays), subject_ids, draws, seed)
 
     def embed(self, arrays: np.ndarray) -> Tensor:
         """Return the embeddings of arrays, [subject, embedding]."""
         return embed(self.encoder, arrays, self.settings.precision, self.settings.accelerator)
 
-    def posterior(
+    def outputs(self, arrays: np.ndarray, draws: int | None = None, seed: int | None = None) -> np.ndarray:
+        """Return what every draw says of arrays: [subject, draw, output], before recalibration."""
+        return self._outputs(arrays, self.embed(arrays), draws, seed)
+
+    def _posterior(
         self,
+        arrays: np.ndarray,
         embeddings: Tensor,
         subject_ids: Sequence[str] | np.ndarray | None = None,
         draws: int | None = None,
         seed: int | None = None,
     ) -> Any:
-        """Return the posterior of subjects from their embeddings; see `predict`."""
         count = len(embeddings)
         ids = np.array([str(i) for i in range(count)] if subject_ids is None else list(subject_ids), dtype=object)
-        found = self.layout.posterior(
-            self.outputs(embeddings, draws, seed), ids, self.geometry.distance(embeddings.numpy())
-        )
+        distance = self.geometry.distance(embeddings.numpy())
+        found = self.layout.posterior(self._outputs(arrays, embeddings, draws, seed), ids, distance)
         return found if self.recalibration is None else self.recalibration.apply(found)  # type: ignore[arg-type]
 
-    def outputs(self, embeddings: Tensor, draws: int | None = None, seed: int | None = None) -> np.ndarray:
-        """Return what every draw of the head says of embeddings: [subject, draw, output], before recalibration."""
+    def _outputs(self, arrays: np.ndarray, embeddings: Tensor, draws: int | None, seed: int | None) -> np.ndarray:
         seed = self.settings.seed if seed is None else seed
         name = self.fingerprint()
         generators = [generator(name, seed, t) for t in range(draws or self.settings.draws)]
         if self.state is not None:
             features = _features(self.head, embeddings)
             return outputs_.apply(laplace.draws(self.state, generators).numpy(), features.numpy())
-        return np.stack([self._silenced(embeddings, one) for one in generators], axis=1)
+        return np.stack([self._of_draw(arrays, embeddings, one) for one in generators], axis=1)
 
     @torch.inference_mode()
-    def _silenced(self, embeddings: Tensor, random: torch.Generator) -> np.ndarray:
-        masks = {}
-        for name, layer in self.head.named_modules():
-            if isinstance(layer, Silencing):
-                keep = torch.rand(len(layer.mask), generator=random) >= layer.p
-                masks[f"{name}.mask"] = keep / (1 - layer.p)
-        head = self.head.eval()
-        return torch.cat(
-            list(in_blocks(lambda block: torch.func.functional_call(head, masks, (block,)), embeddings))
-        ).numpy()
+    def _of_draw(self, arrays: np.ndarray, embeddings: Tensor, random: torch.Generator) -> np.ndarray:
+        """Return what one draw says; the encoder runs again only where the draw replaces a part of it."""
+        inner, outer = (_drawn(part, self.settings, random) for part in (self.encoder, self.head))
+        if not inner and not outer:
+            missing = uncertainty.method(self.settings.uncertainty).MISSING
+            raise GreenpeaError(f"all draws of this network would be the same: {missing}")
+        blocks: Iterable[Tensor] = embeddings.split(MICRO_BATCH)
+        if inner:
+            images = in_blocks(to_unit, torch.from_numpy(arrays))
+            blocks = (layers.apply(self.encoder, inner, block) for block in images)
+        return torch.cat([layers.apply(self.head, outer, block) for block in blocks]).numpy()
+
+
+def _drawn(part: nn.Module, settings: Learning, random: torch.Generator) -> dict[str, Tensor]:
+    """Return what one draw replaces in an encoder or a head, by name: Gaussian weights, or masks."""
+    if any(isinstance(layer, variational.Layer) for layer in part.modules()):
+        return variational.draw(part, random)
+    if settings.uncertainty not in ("dropout", "encoder-dropout"):
+        return {}
+    silent = [(name, layer) for name, layer in part.named_modules() if isinstance(layer, Silencing | Dropped)]
+    return {f"{name}.mask": layer.draw(random) for name, layer in silent}
 
 
 @torch.inference_mode()
@@ -248,10 +284,11 @@ def _learn(
         ]
         geometry = Geometry.of(*(value.numpy() for value in embeddings))
         model = ArrayModel(encoder, head, layout, settings, geometry, history=history)
+        aside = arrays[kept], embeddings[1], targets[kept]
         if settings.uncertainty == "laplace":
-            model = _with_laplace(model, task, targets[kept], *embeddings)
+            model = _with_laplace(model, task, embeddings[0], *aside)
         if settings.recalibrate:
-            model = replace(model, recalibration=_recalibration(model, embeddings[1], targets[kept]))
+            model = replace(model, recalibration=_recalibration(model, *aside))
         return model
 
 
@@ -309,12 +346,13 @@ def _trained(
         if start is None:
             raise GreenpeaError("settings.freeze keeps an encoder as it is: give it as `start`")
         values = embed(start, task.arrays, settings.precision, settings.accelerator).numpy()
-        head = make_head(values.shape[1], hidden, first, settings.dropout)
+        head = prepared_head(make_head(values.shape[1], hidden, first, settings.dropout), settings)
         best, history = _fit(replace(task, arrays=values), head, None)
         assert isinstance(best, nn.Sequential)
         return start, best.cpu().eval(), history
     encoder = copy.deepcopy(start) if start is not None else _encoder(task.arrays, settings)
-    network = nn.Sequential(encoder, make_head(int(encoder.embedding_size), hidden, first, settings.dropout))  # type: ignore[arg-type]
+    head = make_head(int(encoder.embedding_size), hidden, first, settings.dropout)  # type: ignore[arg-type]
+    network = nn.Sequential(prepared_encoder(encoder, settings), prepared_head(head, settings))
     if task.arrays.ndim in FORMATS:
         network = network.to(memory_format=FORMATS[task.arrays.ndim])
     best, history = _fit(task, network, _augmentation(task))
@@ -353,7 +391,7 @@ def _fit(task: _Task, network: nn.Module, augmentation: Augmentation | None) -> 
     return training.fit(
         network,
         ImageBatches(task.arrays, task.learned, task.targets, settings.batch(count), augmentation, settings.seed),
-        task.loss,
+        uncertainty.method(settings.uncertainty).objective(network, task.loss, count, settings),
         held_out=PlainBatches(task.arrays, task.kept, task.targets, 256),
         recipe=recipe,
         fabric=training.make_fabric(settings.precision, accelerator=settings.accelerator),
@@ -364,14 +402,16 @@ def _fit(task: _Task, network: nn.Module, augmentation: Augmentation | None) -> 
 # ---- doubt -------------------------------------------------------------------------------------------
 
 
-def _with_laplace(model: ArrayModel, task: _Task, truth: np.ndarray, learned: Tensor, kept: Tensor) -> ArrayModel:
+def _with_laplace(
+    model: ArrayModel, task: _Task, learned: Tensor, arrays: np.ndarray, kept: Tensor, truth: np.ndarray
+) -> ArrayModel:
     """Return the model with the Gaussian around its last layer whose prior predicts validation best."""
     last = model.head[-1]
     mean = torch.cat([last.weight.T, last.bias[None]]).detach().float()
     targets = task.targets[torch.from_numpy(task.learned)]
     found = curvatures(task.loss, mean, _features(model.head, learned), targets)
     models = [replace(model, state=_around(task.loss, mean, found, precision)) for precision in laplace.PRECISIONS]
-    return max(models, key=lambda one: _score(one.posterior(kept), truth))
+    return max(models, key=lambda one: _score(one._posterior(arrays, kept), truth))
 
 
 def _around(loss: LabelLoss | MeasurementLoss, mean: Tensor, found: list[Tensor], precision: float) -> laplace.State:
@@ -390,8 +430,8 @@ def _score(posterior: Posterior | MeasurementPosterior, truth: np.ndarray) -> fl
     return float(np.log(np.maximum(mean[np.arange(len(truth)), truth], 1e-300)).sum())
 
 
-def _recalibration(model: ArrayModel, kept: Tensor, truth: np.ndarray) -> Recalibration | Widening:
-    posterior = model.posterior(kept)
+def _recalibration(model: ArrayModel, arrays: np.ndarray, kept: Tensor, truth: np.ndarray) -> Recalibration | Widening:
+    posterior = model._posterior(arrays, kept)
     if isinstance(model.layout, MeasurementLayout):
         return widen(posterior, truth)
     return recalibrate(posterior, model.layout.votes(truth, posterior.subject_ids))
