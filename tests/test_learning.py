@@ -80,7 +80,8 @@ def test_unknown_encoders_are_named_with_the_remedy() -> None:
         encoders.build("resnet18", 3, 64, 8)
 
 
-def test_timm_encoders() -> None:
+@pytest.fixture(scope="module")
+def timm():  # type: ignore[no-untyped-def]
     """timm imports torchvision, whose CUDA build fails beside a CPU torch unless its operators are declared."""
     try:
         import torchvision  # noqa: F401
@@ -91,7 +92,10 @@ def test_timm_encoders() -> None:
             library.define(schema)
     except ImportError:
         pass
-    pytest.importorskip("timm")
+    return pytest.importorskip("timm")
+
+
+def test_timm_encoders(timm) -> None:  # type: ignore[no-untyped-def]
     encoder = encoders.build("timm:resnet10t", 5, 64, 8).eval()
     assert encoder(torch.rand(2, 5, 64, 64)).shape == (2, encoder.embedding_size)
     small = encoders.build("timm:mobilenetv3_small_050", 3, 32, 8).eval()  # its num_features is not its output
@@ -101,6 +105,30 @@ def test_timm_encoders() -> None:
         encoders.build("timm:vit_tiny_patch16_224", 3, 64, 8)
     with pytest.raises(GreenpeaError, match="timm has no model 'resnet18x'; did you mean"):
         encoders.build("timm:resnet18x", 3, 64, 8)
+
+
+def test_published_encoders_come_with_their_weights(timm, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from timm.models import save_for_hf
+
+    published = timm.create_model("test_resnet", num_classes=7)
+    save_for_hf(published, tmp_path / "repository é", safe_serialization=True)
+    name = f"hf-hub:{tmp_path / 'repository é'}"
+    assert Learning(encoder=name).published
+    encoder = encoders.build(name, 3, 64, 8, pretrained=True)
+    theirs = published.state_dict()
+    ours = encoder.network.network.state_dict()
+    assert ours
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    again = encoders.build(name, 3, 64, 8)  # as a checkpoint builds it, before it puts its own weights in
+    again.load_state_dict(encoder.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(again.eval()(images), encoder.eval()(images))
+    assert encoders.build(name, 5, 64, 8, pretrained=True).eval()(torch.rand(1, 5, 64, 64)).shape[1] <= 128
+
+
+def test_published_encoders_that_cannot_be_had(timm, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(GreenpeaError, match="cannot be had .* write hf-hub:FOLDER"):
+        encoders.build(f"hf-hub:{tmp_path}", 3, 64, 8, pretrained=True)
 
 
 # ---- batches -----------------------------------------------------------------------------------------

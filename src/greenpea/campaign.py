@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -33,6 +34,7 @@ from greenpea.files import replacing, sha256
 from greenpea.learning import checkpoint, selfsupervised
 from greenpea.learning.kept import SHIPPED, KeptEncoder, encoder_of
 from greenpea.learning.model import Draws, Model, Report, learn, silent
+from greenpea.learning.resuming import Keep
 from greenpea.parts import UNREADABLE
 from greenpea.posterior import Posterior
 from greenpea.settings import Settings, Split
@@ -45,6 +47,7 @@ from greenpea.workflow import Workflow
 
 SETTINGS, WORKFLOW, VOTES, RUNS, TRUTH = "campaign.toml", "workflow.json", "votes.parquet", "runs", "truth.parquet"
 ENCODER = "encoder"
+UNFINISHED = ".unfinished"  # within RUNS: the training under way
 BLOCK = 1024  # subjects predicted at a time
 ROLES = ("training", "validation", "test", "audit")
 
@@ -186,19 +189,36 @@ class Campaign:
     def train(self, start: str | Path | None = None, report: Report = silent) -> tuple[Path, Model]:
         """Train on the votes of the training subjects; return the new run's folder and the model.
 
-        ``start`` is a checkpoint whose encoder to begin with, whatever its tree.
+        ``start`` is a checkpoint whose encoder to begin with, whatever its tree. A training of the same settings, data
+        and versions that was killed goes on, to the same weights.
         """
         first = None if start is None else starting_model(start)
         rows = np.flatnonzero((self.votes.total > 0) & np.isin(self.roles, ("training", "validation")))
         number = 1 + max((int(run.name) for run in self.runs if run.name.isdigit()), default=0)
-        model = self._learn(rows, self.roles[rows] == "validation", first, report)
+        keep = self._keep(rows, first)
+        model = self._learn(rows, self.roles[rows] == "validation", first, report, keep)
         facts = {
             "start": first.fingerprint() if first else None,
             "data": self._hashes(),
             "split": self.settings.split.model_dump(),
         }
         model.facts.update(facts)
-        return checkpoint.save(model, self.folder / RUNS / f"{number:04d}"), model
+        run = checkpoint.save(model, self.folder / RUNS / f"{number:04d}")
+        shutil.rmtree(keep.folder, ignore_errors=True)
+        return run, model
+
+    def _keep(self, rows: np.ndarray, start: Model | None) -> Keep:
+        """Return where the training under way is kept, and what it is: all that decides its weights."""
+        what = {
+            "settings": self.settings.learning.model_dump(mode="json"),
+            "images": self.settings.images.model_dump(mode="json"),
+            "split": self.settings.split.model_dump(),
+            "data": self._hashes(),
+            "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
+            "start": start.fingerprint() if start else None,
+            "versions": checkpoint.versions(),
+        }
+        return Keep(self.folder / RUNS / UNFINISHED, hashlib.sha256(json.dumps(what).encode()).hexdigest())
 
     def _hashes(self) -> dict[str, str]:
         names = (WORKFLOW, "subjects.parquet", VOTES)
@@ -221,7 +241,9 @@ class Campaign:
             )
         return loaded
 
-    def _learn(self, rows: np.ndarray, validation: np.ndarray, start: Model | None, report: Report) -> Model:
+    def _learn(
+        self, rows: np.ndarray, validation: np.ndarray, start: Model | None, report: Report, keep: Keep
+    ) -> Model:
         loaded = self._load(self.subjects.select(rows), report)
         model = learn(
             loaded.images,
@@ -231,6 +253,7 @@ class Campaign:
             self.settings.learning,
             start,
             report,
+            keep=keep,
         )
         model.facts["unreadable"] = [[one.subject_id, one.reason] for one in loaded.unreadable]
         return model

@@ -26,13 +26,18 @@ def to_unit(arrays: Tensor) -> Tensor:
     return scaled.contiguous(memory_format=FORMATS.get(arrays.ndim, torch.contiguous_format))
 
 
-def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """Return every image [batch, channel, y, x] mapped by a random affine transformation of its own."""
-    theta = _affine(len(images), how, generator)
+def augment(
+    images: Tensor, how: Augmentation, generator: torch.Generator, of: int | None = None, part: slice = slice(None)
+) -> Tensor:
+    """Return every image [batch, channel, y, x] mapped by a random affine transformation of its own.
+
+    Where the images are a ``part`` ``of`` so many, they are mapped as they would be among them.
+    """
+    theta = _affine(of or len(images), how, generator)[part]
     grid = affine_grid(theta, list(images.shape), align_corners=False)
     moved = grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     if how.erase:
-        moved = _erase(moved, how.erase, generator)
+        moved = _erase(moved, how.erase, generator, of or len(images), part)
     return moved.contiguous(memory_format=torch.channels_last)
 
 
@@ -49,15 +54,15 @@ def _affine(count: int, how: Augmentation, generator: torch.Generator) -> Tensor
     return torch.stack(rows, dim=1).reshape(count, 2, 3)
 
 
-def _erase(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def _erase(images: Tensor, share: float, generator: torch.Generator, count: int, part: slice) -> Tensor:
     """Blank one square, a quarter to a half of the width, in a share of the images (DeVries & Taylor 2017)."""
-    count, _, height, width = images.shape
+    _, _, height, width = images.shape
     side = (0.25 + 0.25 * torch.rand(count, 1, generator=generator)) * width
     centre = torch.rand(count, 2, generator=generator) * torch.tensor([height, width])
     y = (torch.arange(height) - centre[:, :1]).abs() < side / 2
     x = (torch.arange(width) - centre[:, 1:]).abs() < side / 2
     hit = torch.rand(count, 1, 1, generator=generator) < share
-    mask = (y[:, :, None] & x[:, None, :] & hit)[:, None]
+    mask = (y[:, :, None] & x[:, None, :] & hit)[part, None]
     return torch.where(mask, images.mean(dim=(2, 3), keepdim=True), images)
 
 
@@ -80,6 +85,12 @@ class ImageBatches:
         self.images, self.rows, self.targets = images, torch.from_numpy(rows), targets
         self.batch_size, self.augmentation = batch_size, augmentation
         self.generator = torch.Generator().manual_seed(seed)
+        self.rank, self.ranks = 0, 1
+
+    def share(self, rank: int, ranks: int) -> ImageBatches:
+        """Return a process's share of every batch: together they are what one process would see."""
+        self.rank, self.ranks = rank, ranks
+        return self
 
     def __len__(self) -> int:
         # A last, smaller batch of one or two images would upset batch normalisation.
@@ -90,10 +101,11 @@ class ImageBatches:
         order = self.rows[torch.randperm(len(self.rows), generator=self.generator)]
         for batch in range(len(self)):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            images = to_unit(torch.from_numpy(self.images[rows.numpy()]))
+            mine = slice(self.rank, len(rows) // self.ranks * self.ranks, self.ranks)
+            images = to_unit(torch.from_numpy(self.images[rows[mine].numpy()]))
             if self.augmentation is not None:
-                images = augment(images, self.augmentation, self.generator)
-            yield images, self.targets[rows]
+                images = augment(images, self.augmentation, self.generator, len(rows), mine)
+            yield images, self.targets[rows[mine]]
 
 
 class PlainBatches:

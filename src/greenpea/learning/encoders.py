@@ -5,12 +5,15 @@ Arrays have their channels first, then one to three dimensions: spectra, images,
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from greenpea.errors import GreenpeaError, did_you_mean
 
 LONGEST_EMBEDDING = 128
+HUB = "hf-hub:"
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -100,20 +103,15 @@ def stem_stride(size: int, dimensions: int) -> int:
 
 
 class TimmEncoder(nn.Module):
-    """One of timm's networks without its classifier; needs the extra ``timm``."""
+    """One of timm's networks without its classifier, or one that somebody published for timm (``hf-hub:``).
+
+    Needs the extra ``timm``.
+    """
 
     def __init__(self, name: str, channels: int, size: int, pretrained: bool) -> None:
         super().__init__()
-        try:
-            import timm
-        except (ImportError, RuntimeError) as error:
-            raise GreenpeaError(
-                f"the encoder 'timm:{name}' needs timm: pip install 'greenpea[timm]' ({error})"
-            ) from error
-        if not timm.is_model(name):
-            raise GreenpeaError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
         self.scale = nn.BatchNorm2d(channels, affine=False)  # the images' own mean and scale, whatever they are
-        self.network = timm.create_model(name, pretrained=pretrained, in_chans=channels, num_classes=0)
+        self.network = _made(name, channels, pretrained)
         self.embedding_size = self._length(name, channels, size)
 
     @torch.no_grad()
@@ -129,6 +127,29 @@ class TimmEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(self.scale(images))
+
+
+def _made(name: str, channels: int, pretrained: bool) -> nn.Module:
+    """Return timm's network of this name, or the one published at ``hf-hub:OWNER/NAME[@REVISION]``, or in a folder."""
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:
+        raise GreenpeaError(f"the encoder {name!r} needs timm: pip install 'greenpea[timm]' ({error})") from error
+    if not name.startswith(HUB):
+        if not timm.is_model(name):
+            raise GreenpeaError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
+        return timm.create_model(name, pretrained=pretrained, in_chans=channels, num_classes=0)
+    folder = Path(name.removeprefix(HUB)).expanduser()
+    place = f"local-dir:{folder.resolve()}" if folder.is_dir() else name
+    try:
+        return timm.create_model(place, pretrained=pretrained, in_chans=channels, num_classes=0)
+    except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:  # its errors of the net are OSErrors
+        words = str(error).strip().partition("\n")[0]
+        raise GreenpeaError(
+            f"the encoder {name!r} cannot be had ({words}): write hf-hub:OWNER/NAME as on the hub and look at the "
+            f"connection, or download the repository, which holds config.json and model.safetensors, and write "
+            f"hf-hub:FOLDER"
+        ) from error
 
 
 class Encoder(nn.Module):
@@ -152,9 +173,10 @@ class Encoder(nn.Module):
 
 
 def build(name: str, channels: int, size: int, width: int, pretrained: bool = False, dimensions: int = 2) -> Encoder:
-    """Return the encoder called ``residual`` or ``timm:NAME`` for arrays [batch, channel, size, …].
+    """Return the encoder ``residual``, ``timm:NAME`` or ``hf-hub:OWNER/NAME`` for arrays [batch, channel, size, …].
 
-    timm's take images, which have two ``dimensions``. Raises GreenpeaError for others.
+    ``pretrained``: with its published weights, and not random ones. timm's take images, which have two ``dimensions``.
+    Raises GreenpeaError for others.
     """
     encoder = Encoder(_network(name, channels, size, width, pretrained, dimensions))
     encoder.built = {"name": name, "channels": channels, "size": size, "width": width, "dimensions": dimensions}
@@ -168,8 +190,10 @@ def _network(
         if dimensions not in CONVOLUTIONS:
             raise GreenpeaError(f"arrays with {dimensions} dimensions beside the channels: the encoder takes 1, 2 or 3")
         return ResidualEncoder(channels, size, width, dimensions=dimensions)
-    if name.startswith("timm:"):
+    if name.startswith(("timm:", HUB)):
         if dimensions != 2:
             raise GreenpeaError(f"{name} takes images, not arrays of {dimensions} dimensions: use 'residual'")
         return TimmEncoder(name.removeprefix("timm:"), channels, size, pretrained)
-    raise GreenpeaError(f"no encoder {name!r}: use 'residual', or 'timm:NAME' such as 'timm:resnet18'")
+    raise GreenpeaError(
+        f"no encoder {name!r}: use 'residual', or 'timm:NAME' such as 'timm:resnet18', or 'hf-hub:OWNER/NAME'"
+    )

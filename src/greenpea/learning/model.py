@@ -18,6 +18,7 @@ from greenpea.images import Preparation
 from greenpea.learning import encoders, fitting, heads, orientation, training, uncertainty
 from greenpea.learning.batches import ImageBatches, PlainBatches
 from greenpea.learning.prediction import embed
+from greenpea.learning.resuming import Keep
 from greenpea.learning.settings import ON_FROZEN, Learning
 from greenpea.learning.uncertainty import ensemble
 from greenpea.learning.uncertainty.layers import plain
@@ -161,12 +162,13 @@ def learn(
     start: Model | None = None,
     report: Report = silent,
     network: Network | None = None,
+    keep: Keep | None = None,
 ) -> Model:
     """Train on prepared images [subject, channel, y, x] and the votes of the same subjects.
 
     ``validation`` (boolean, per subject) are kept from the gradients: they stop the training, choose the
     head's prior and recalibrate. ``start`` gives its encoder, whatever its tree. ``network`` gives the trained networks
-    that methods share (`shared`): by default they are trained here.
+    that methods share (`shared`): by default they are trained here. With ``keep``, a training that was killed goes on.
     Subjects without a vote teach nothing and are left out. Raises GreenpeaError when no votes remain.
     """
     asked = votes.total > 0
@@ -176,7 +178,7 @@ def learn(
             f"{len(learned)} training and {len(kept)} validation subjects have votes; at least 10 and 5 are needed: "
             f"bring more votes, or a smaller test share"
         )
-    material = _Material(images, votes, learned, kept, preparation, start)
+    material = _Material(images, votes, learned, kept, preparation, start, keep)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         if settings.uncertainty == "ensemble":
             return _ensemble(material, settings, report, network)
@@ -207,6 +209,7 @@ class _Material:
     kept: np.ndarray
     preparation: Preparation
     start: Model | None
+    keep: Keep | None
 
     def packed(self, layout: Layout) -> Tensor:
         return heads.Targets(layout).pack(self.votes)
@@ -353,7 +356,7 @@ def _recalibrated(model: Model, evidence: _Evidence) -> Model:
 
 
 def _encoder(channels: int, preparation: Preparation, settings: Learning, start: Model | None) -> encoders.Encoder:
-    encoder = encoders.build(settings.encoder, channels, preparation.size, settings.width, settings.pretrained)
+    encoder = encoders.build(settings.encoder, channels, preparation.size, settings.width, settings.published)
     if start is None:
         if settings.freeze:
             raise GreenpeaError("learning.freeze keeps an encoder as it is: name the model it comes from with --from")
@@ -415,8 +418,9 @@ def _train(
         method.objective(network, loss, len(learned), settings),
         held_out=PlainBatches(images, material.kept, packed, 256),
         recipe=recipe,
-        fabric=training.make_fabric(settings.precision, accelerator=settings.accelerator),
+        fabric=training.make_fabric(settings.precision, settings.devices, settings.accelerator),
         progress=progress,
+        keep=material.keep.part(str(settings.seed)) if material.keep else None,
     )
     assert isinstance(best, nn.Sequential)
     return best.cpu(), history

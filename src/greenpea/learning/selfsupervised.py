@@ -59,7 +59,7 @@ def _learn(
     images: np.ndarray, preparation: Preparation, settings: Learning, start: KeptEncoder | None, report: Report
 ) -> KeptEncoder:
     channels = images.shape[1]
-    encoder = encoders.build(settings.encoder, channels, preparation.size, settings.width, settings.pretrained)
+    encoder = encoders.build(settings.encoder, channels, preparation.size, settings.width, settings.published)
     if start and (start.name, start.width, start.channels) != (settings.encoder, settings.width, channels):
         start = None
     if start:

@@ -47,8 +47,12 @@ class Recipe(_Settings):
 class Learning(_Settings):
     """How a model is learned from images and votes."""
 
-    encoder: str = Field("residual", description="'residual', or 'timm:NAME' for one of timm's (extra 'timm')")
-    pretrained: bool = Field(False, description="start timm encoders from their published weights (downloads)")
+    encoder: str = Field(
+        "residual",
+        description="'residual', or with the extra 'timm': 'timm:NAME' for one of timm's, 'hf-hub:OWNER/NAME' (or "
+        "'hf-hub:FOLDER') for a published one with its weights",
+    )
+    pretrained: bool = Field(False, description="start 'timm:' encoders from their published weights (downloads)")
     width: int = Field(24, ge=4, description="channels of the residual encoder's first stage")
     likelihood: Likelihood = Field("dirichlet-multinomial", description="or 'multinomial': no spread of opinion")
     uncertainty: Method = Field(
@@ -89,6 +93,7 @@ class Learning(_Settings):
         "auto", description="fabric's; auto: bf16-mixed where the processor is fast at it, else 32-true"
     )
     accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    devices: int = Field(1, ge=1, description="GPUs that train one network together; on 'cpu', processes")
     seed: int = Field(0, ge=0, description="of everything random in training and in the draws")
 
     @model_validator(mode="after")
@@ -103,6 +108,11 @@ class Learning(_Settings):
                 f"choose one of {', '.join(ON_FROZEN)}, or freeze = false"
             )
         return self
+
+    @property
+    def published(self) -> bool:
+        """Whether the encoder begins with published weights: asked for, or named by where they are."""
+        return self.pretrained or self.encoder.startswith("hf-hub:")
 
     def augmentation(self, orientation: Literal["any", "upright"]) -> Augmentation:
         """Return how images are varied, the orientation decided."""
