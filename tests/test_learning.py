@@ -127,7 +127,7 @@ def test_published_encoders_come_with_their_weights(timm, tmp_path: Path) -> Non
 
 
 def test_published_encoders_that_cannot_be_had(timm, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(GreenpeaError, match="cannot be had .* write hf-hub:FOLDER"):
+    with pytest.raises(GreenpeaError, match=r"cannot be had .* write hf-hub:FOLDER"):
         encoders.build(f"hf-hub:{tmp_path}", 3, 64, 8, pretrained=True)
 
 
