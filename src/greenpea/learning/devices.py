@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -44,12 +45,14 @@ def fit(
 
     with tempfile.TemporaryDirectory() as temporary:
         keep = keep or Keep(Path(temporary), "this", every=float("inf"))
-        seed = int(torch.randint(2**31, ()))
+        # Through a file of our own: tensors handed over as arguments are shared by descriptors, which may run out.
+        work = Path(temporary) / "work"
+        work.write_bytes(pickle.dumps((module, batches, loss, held_out, recipe, keep, int(torch.randint(2**31, ())))))
         told = torch.multiprocessing.get_context("spawn").SimpleQueue()
         listener = threading.Thread(target=_listen, args=(told, progress), daemon=True)
         listener.start()
         try:
-            fabric.launch(_one_of_them, module, batches, loss, held_out, recipe, keep, seed, told)
+            fabric.launch(_one_of_them, work, told)
         except ProcessRaisedException as error:
             raise GreenpeaError(_words(str(error))) from error
         finally:
@@ -75,20 +78,11 @@ def _words(text: str) -> str:
     return last.partition("GreenpeaError: ")[2] or f"a process that trained ended: {last}"
 
 
-def _one_of_them(
-    fabric: Fabric,
-    module: nn.Module,
-    batches: Iterable[Batch],
-    loss: Loss,
-    held_out: Iterable[Batch],
-    recipe: Recipe,
-    keep: Keep,
-    seed: int,
-    told: Any,
-) -> None:
+def _one_of_them(fabric: Fabric, work: Path, told: Any) -> None:
     """Train as one of the processes."""
     from greenpea.learning import training
 
+    module, batches, loss, held_out, recipe, keep, seed = pickle.loads(work.read_bytes())
     rank, ranks = fabric.global_rank, fabric.world_size
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
     torch.manual_seed(seed + rank)

@@ -102,6 +102,10 @@ class Learning(_Settings):
             raise ValueError("uncertainty 'dropout' needs dropout above 0: without it all draws are the same")
         if self.uncertainty == "encoder-dropout" and self.encoder_dropout == 0:
             raise ValueError("uncertainty 'encoder-dropout' needs encoder_dropout above 0: else all draws are the same")
+        if self.devices > 1 and self.uncertainty.startswith("variational"):
+            raise ValueError(
+                f"uncertainty {self.uncertainty!r} trains on one device: its loss looks at its own weights"
+            )
         if self.freeze and self.uncertainty not in ON_FROZEN:
             raise ValueError(
                 f"uncertainty {self.uncertainty!r} is learned together with the encoder, which freeze keeps as it is: "
