@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from greenpea import creation
+from greenpea.campaign import Campaign
 from greenpea.errors import GreenpeaError
 from greenpea.learning import resuming, training
 from greenpea.learning.devices import Share
@@ -210,3 +213,28 @@ def test_two_devices_train_one_network(tmp_path: Path) -> None:
     assert together.held_out == pytest.approx(alone.held_out, rel=1e-4)
     assert together.train == pytest.approx(alone.train, rel=1e-4)
     assert float(two.seen) == float(one.seen) / 2
+
+
+# ---- a campaign --------------------------------------------------------------------------------------
+
+
+def test_a_campaigns_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = ("learning.epochs=3", "learning.width=4", "learning.precision=32-true", "learning.orientation=any")
+    creation.simulate(tmp_path / "c", 90, votes=5, size=24, seed=2)
+    monkeypatch.setattr("greenpea.campaign.Keep", functools.partial(Keep, every=0))
+
+    def stop(stage: str, share: float, words: str) -> None:
+        if stage == "training" and share > 0.5:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        Campaign.open(tmp_path / "c", sets).train(report=stop)
+    assert Campaign.open(tmp_path / "c").runs == []
+    told: list[float] = []
+    _, model = Campaign.open(tmp_path / "c", sets).train(
+        report=lambda stage, share, words: told.append(share) if stage == "training" else None
+    )
+    assert len(told) == 3  # its beginning, and the two epochs that were left
+    assert not list((tmp_path / "c" / "runs").glob(".unfinished"))
+    _, undisturbed = Campaign.open(tmp_path / "c", sets).train()
+    assert model.fingerprint() == undisturbed.fingerprint()
