@@ -475,6 +475,19 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, trained: Model, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_is_told_when_a_checkpoint_is_written(
+    tmp_path: Path, trained: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise checkpoint.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    checkpoint.save(trained, tmp_path / "run")
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(GreenpeaError, match=r"run cannot be written, the disk is full: make room"):
+        checkpoint.save(trained, tmp_path / "run")
+    assert checkpoint.load(tmp_path / "run").fingerprint() == trained.fingerprint()
+
+
 def test_images_become_unit_floats_in_channels_last_memory() -> None:
     some = to_unit(torch.full((2, 3, 4, 4), 255, dtype=torch.uint8))
     assert some.is_contiguous(memory_format=torch.channels_last)

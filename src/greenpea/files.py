@@ -58,10 +58,10 @@ def saving(path: Path) -> Iterator[None]:
     """Turn what the operating system says when ``path`` cannot be written into words with the remedy."""
     try:
         yield
-    except OSError as error:
-        # Libraries written in other languages tell the number in their words only.
+    except Exception as error:
+        # Libraries written in other languages have errors of their own, and tell the number in their words only.
         told = re.search(r"\(os error (\d+)\)|\[errno (\d+)\]", str(error), re.IGNORECASE)
-        number = error.errno or (int(next(filter(None, told.groups()))) if told else None)
+        number = getattr(error, "errno", None) or (int(next(filter(None, told.groups()))) if told else None)
         if number not in REMEDIES:
             raise
         raise GreenpeaError(f"{path} cannot be written, {REMEDIES[number]}, then run the same again") from error

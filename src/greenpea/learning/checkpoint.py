@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from greenpea.calibration import Recalibration
 from greenpea.errors import GreenpeaError
-from greenpea.files import replacing, sha256
+from greenpea.files import replacing, saving, sha256
 from greenpea.images import Preparation
 from greenpea.learning import encoders, uncertainty
 from greenpea.learning.kept import KeptEncoder
@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
 def save(model: Model, folder: str | Path) -> Path:
     """Write a checkpoint folder, whole or not at all, and return it. An older one there is replaced."""
     folder = Path(folder)
-    with replacing(folder) as temporary:
+    with saving(folder), replacing(folder) as temporary:
         temporary.mkdir()
         save_file(model.tensors(), temporary / NUMBERS)
         known = _facts(model) | {"sha256": sha256(temporary / NUMBERS)}
@@ -140,7 +140,7 @@ def save_encoder(kept: KeptEncoder, folder: str | Path, half: bool = False) -> P
     numbers = {
         name: value.half() if half and value.is_floating_point() else value for name, value in kept.tensors().items()
     }
-    with replacing(folder) as temporary:
+    with saving(folder), replacing(folder) as temporary:
         temporary.mkdir()
         save_file(numbers, temporary / ENCODER_NUMBERS)
         known = {

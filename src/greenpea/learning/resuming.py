@@ -49,14 +49,8 @@ class Keep:
         with saving(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(".new")
-            try:
-                save_file(
-                    {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-                    temporary,
-                    {"what": self.what, "facts": json.dumps(facts)},
-                )
-            except SafetensorError as error:
-                raise OSError(str(error)) from error
+            numbers = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+            save_file(numbers, temporary, {"what": self.what, "facts": json.dumps(facts)})
             temporary.replace(path)
         self.saved = time.monotonic()
 
