@@ -172,6 +172,21 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
         os.seteuid(before)
 
 
+def test_a_folder_of_other_things_is_left_alone(folder: Path) -> None:
+    with pytest.raises(GreenpeaError, match="holds other things"):
+        Campaign.open(folder, SMALL).predict(folder)
+    assert Campaign.open(folder).runs
+    assert not folder.with_name(f"{folder.name}.unfinished").exists()
+
+
+def test_parts_replace_parts(folder: Path, tmp_path: Path) -> None:
+    some = Campaign.open(folder, SMALL).subjects.select(np.arange(40))
+    for count in (40, 20):
+        Campaign.open(folder, SMALL).predict(tmp_path / "parts", some.select(np.arange(count)))
+    assert len(list(tmp_path.glob("parts/part-*"))) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts"]
+
+
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "c.parquet"
     with (

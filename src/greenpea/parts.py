@@ -49,8 +49,10 @@ class Unfinished:
     def open(cls, out: Path, job: Mapping[str, Any], parts: int, anew: bool = False) -> Iterator[Unfinished]:
         """Begin, or go on where a process with the same ``job`` stopped. One process at a time.
 
-        Raises GreenpeaError where parts of another job lie there, naming what differs; ``anew`` throws them away.
+        Raises GreenpeaError where parts of another job lie there, naming what differs (``anew`` throws them away), and
+        where ``out`` is a folder of other things.
         """
+        _refuse_strangers(out)
         folder = out.with_name(f"{out.name}.unfinished")
         with ExitStack() as stack:
             with saving(out):
@@ -96,6 +98,7 @@ class Unfinished:
         """Make the folder itself `out`, in place of an older one."""
         with saving(self.out):
             _list_left(self.left(), self.folder / UNREADABLE)
+            _refuse_strangers(self.out)
             if self.out.is_dir():
                 shutil.rmtree(self.out)
             self.folder.replace(self.out)
@@ -128,6 +131,14 @@ class Unfinished:
 
     def _told(self, number: int) -> dict[str, Any]:
         return json.loads(self._record(number).read_text(encoding="utf-8"))
+
+
+def _refuse_strangers(out: Path) -> None:
+    """Refuse to put parts in the place of a folder that is no such result."""
+    if out.is_dir() and any(out.iterdir()) and not (out / JOB).is_file():
+        raise GreenpeaError(
+            f"{out} is a folder that holds other things: give a new folder's name, or one that ends in .parquet"
+        )
 
 
 def _begin(folder: Path, wanted: dict[str, Any], anew: bool) -> None:
