@@ -52,10 +52,10 @@ class Unfinished:
         Raises GreenpeaError where parts of another job lie there, naming what differs (``anew`` throws them away), and
         where ``out`` is a folder of other things.
         """
-        _refuse_strangers(out)
         folder = out.with_name(f"{out.name}.unfinished")
         with ExitStack() as stack:
             with saving(out):
+                _refuse_strangers(out)
                 folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(alone(folder / LOCK, f"another process is writing {out} now: let it finish"))
                 _begin(folder, {"format": FORMAT} | json.loads(json.dumps(job)), anew)
