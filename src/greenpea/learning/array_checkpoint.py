@@ -83,10 +83,8 @@ def _restore(known: dict[str, Any], numbers: dict[str, Tensor], encoder: nn.Modu
     if not settings.freeze:
         built = prepared_encoder(built, settings)
     built.load_state_dict(_part(numbers, "encoder."))
-    head = make_head(known["head"]["embedding"], known["head"]["hidden"], torch.zeros(layout.outputs), 0.0)
-    for layer in head.modules():
-        if isinstance(layer, Silencing):
-            layer.p = known["head"]["dropout"]
+    about = known["head"]
+    head = make_head(about["embedding"], about["hidden"], torch.zeros(layout.outputs), about["dropout"])
     head = prepared_head(head, settings)
     head.load_state_dict(_part(numbers, "head."))
     found = known["recalibration"]
@@ -131,11 +129,10 @@ def _built(about: dict[str, Any]) -> nn.Module:
 
 def _head(head: nn.Sequential) -> dict[str, Any]:
     linear = [layer for layer in layers.plain(head).children() if isinstance(layer, nn.Linear)]
-    (rate, *_) = [layer.p for layer in head if isinstance(layer, Silencing)]
     return {
         "embedding": linear[0].in_features,
         "hidden": [layer.out_features for layer in linear[:-1]],
-        "dropout": rate,
+        "dropout": [layer.p for layer in head if isinstance(layer, Silencing)],
     }
 
 

@@ -58,29 +58,33 @@ class Silencing(nn.Dropout):
         return (torch.rand(len(self.mask), generator=generator) >= self.p) / (1 - self.p)
 
 
-def make_head(embedding: int, hidden: Sequence[int], start: Tensor, rate: float) -> nn.Sequential:
+def make_head(embedding: int, hidden: Sequence[int], start: Tensor, rates: Sequence[float]) -> nn.Sequential:
     """Return a head: dropout, linear and rectified layers of ``hidden`` units, then dropout and the outputs.
 
-    Its last layer begins as ``start`` for everybody: every step from there is something learned.
+    ``rates`` are those of dropout before each layer, the outputs included. The last layer begins as ``start`` for
+    everybody: every step from there is something learned.
     """
-    layers: list[nn.Module] = []
+    parts: list[nn.Module] = []
     before = embedding
-    for size in hidden:
-        layers += [Silencing(rate, before), nn.Linear(before, size), nn.BatchNorm1d(size), nn.ReLU()]
+    for rate, size in zip(rates, hidden, strict=False):
+        parts += [Silencing(rate, before), nn.Linear(before, size), nn.BatchNorm1d(size), nn.ReLU()]
         before = size
     last = nn.Linear(before, len(start))
     nn.init.zeros_(last.weight)
     last.bias.data.copy_(start)
-    return nn.Sequential(*layers, Silencing(rate, before), last)
+    return nn.Sequential(*parts, Silencing(rates[-1], before), last)
+
+
+def dropout_rates(encoder: nn.Module, hidden: Sequence[int], settings: Learning) -> list[float]:
+    """Return the rates for `make_head`; plain numbers, each of which may be all there is, are not silenced."""
+    rates = [settings.dropout] * (len(hidden) + 1)
+    if hidden and isinstance(encoder, Plain):
+        rates[0] = 0.0
+    return rates
 
 
 def prepared_encoder(encoder: nn.Module, settings: Learning) -> nn.Module:
-    """Return an encoder that doubts as the settings say. Raises GreenpeaError for a method that is for votes only."""
-    if settings.uncertainty not in METHODS:
-        raise GreenpeaError(
-            f"uncertainty {settings.uncertainty!r} is for votes; for labels and measurements there are "
-            f"{', '.join(METHODS)}"
-        )
+    """Return an encoder that doubts as the settings say."""
     prepared = uncertainty.method(settings.uncertainty).prepare(encoder, settings)
     prepared.embedding_size = encoder.embedding_size
     return prepared
@@ -274,6 +278,11 @@ def _learn(
     settings: Learning,
     report: Report,
 ) -> ArrayModel:
+    if settings.uncertainty not in METHODS:
+        raise GreenpeaError(
+            f"uncertainty {settings.uncertainty!r} is for votes; for labels and measurements there are "
+            f"{', '.join(METHODS)}"
+        )
     learned, kept = _rows(arrays, known, validation, settings.seed)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(settings.seed)
@@ -346,12 +355,15 @@ def _trained(
         if start is None:
             raise GreenpeaError("settings.freeze keeps an encoder as it is: give it as `start`")
         values = embed(start, task.arrays, settings.precision, settings.accelerator).numpy()
-        head = prepared_head(make_head(values.shape[1], hidden, first, settings.dropout), settings)
+        head = prepared_head(
+            make_head(values.shape[1], hidden, first, dropout_rates(start, hidden, settings)), settings
+        )
         best, history = _fit(replace(task, arrays=values), head, None)
         assert isinstance(best, nn.Sequential)
         return start, best.cpu().eval(), history
     encoder = copy.deepcopy(start) if start is not None else _encoder(task.arrays, settings)
-    head = make_head(int(encoder.embedding_size), hidden, first, settings.dropout)  # type: ignore[arg-type]
+    rates = dropout_rates(encoder, hidden, settings)
+    head = make_head(int(encoder.embedding_size), hidden, first, rates)  # type: ignore[arg-type]
     network = nn.Sequential(prepared_encoder(encoder, settings), prepared_head(head, settings))
     if task.arrays.ndim in FORMATS:
         network = network.to(memory_format=FORMATS[task.arrays.ndim])
