@@ -201,6 +201,7 @@ class Campaign:
             "start": first.fingerprint() if first else None,
             "data": self._hashes(),
             "split": self.settings.split.model_dump(),
+            "campaign": self.settings.model_dump(mode="json"),  # all of them, as they were for this run
         }
         model.facts.update(facts)
         run = checkpoint.save(model, self.folder / RUNS / f"{number:04d}")
@@ -582,7 +583,12 @@ def write_report(campaign: Campaign, judged: Judged, out: str | Path, json_file:
         [(one.subject_id, one.reason) for one in judged.loaded.unreadable],
     )
     if json_file is not None:
-        about = {"how": judged.how, "fingerprint": model.fingerprint(), "simulated": campaign.simulated}
+        about = {
+            "how": judged.how,
+            "fingerprint": model.fingerprint(),
+            "simulated": campaign.simulated,
+            "settings": campaign.settings.model_dump(mode="json"),
+        }
         with replacing(Path(json_file)) as temporary:
             temporary.write_text(json.dumps(reports.to_json(judged.evaluation, **about), indent=2), encoding="utf-8")
     return page

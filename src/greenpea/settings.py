@@ -206,7 +206,8 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
         key, equals, text = override.partition("=")
         *sections, name = key.strip().split(".")
         if not equals or not sections:
-            raise GreenpeaError(f"--set {override!r}: write section.key=value, such as learning.epochs=50")
+            hint = _suggestion(key.strip()) if equals else ""
+            raise GreenpeaError(f"--set {override!r}: write section.key=value, such as learning.epochs=50{hint}")
         place = values
         for section in sections:
             place = place.setdefault(section, {})
@@ -228,9 +229,19 @@ def _explain(error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
         place = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("literal", "int", "function")))
         if fault["type"] == "extra_forbidden":
-            yield f"there is no setting {place!r}{did_you_mean(place, known_keys())}"
+            yield f"there is no setting {place!r}{_suggestion(place)}"
         else:
             yield f"{place} = {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _suggestion(place: str) -> str:
+    """Return a hint at the setting that was meant: the same key in another section, else the closest name."""
+    known = known_keys()
+    key = place.rpartition(".")[2]
+    same = [name for name in known if name.rpartition(".")[2] == key]
+    if same:
+        return f"; did you mean {' or '.join(map(repr, same))}?"
+    return did_you_mean(place, known) or did_you_mean(place, [name.rpartition(".")[2] for name in known])
 
 
 def known_keys() -> list[str]:

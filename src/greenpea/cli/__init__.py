@@ -133,6 +133,7 @@ def simulate(
     votes: Annotated[int, typer.Option(help="Volunteers per galaxy.", min=0)] = 40,
     size: Annotated[int, typer.Option(help="Pixels a side.", min=16, max=512)] = 64,
     seed: Annotated[int, typer.Option(help="The same seed gives the same galaxies and votes.")] = 0,
+    sets: Sets = None,
 ) -> None:
     """Make a campaign of simulated galaxies, classified by simulated volunteers.
 
@@ -147,7 +148,7 @@ def simulate(
     from greenpea.creation import simulate as make
 
     with progress() as report:
-        _, imported = make(folder, subjects, votes, size, seed, report)
+        _, imported = make(folder, subjects, votes, size, seed, report, sets or [])
     _show_import(folder, imported)
     console.print(f"The images are in {plain(folder / 'images')}, the truth in {plain(folder / 'truth.parquet')}.")
     say_next("train" if imported.votes else "serve", folder)
