@@ -32,7 +32,10 @@ def make(folder: Path, rows: int) -> None:
         "iauname": [f"J{index:010d}.5+123456.{index % 10}" for index in range(rows)],
         "file_loc": [f"cutouts/{index // 1000:06d}/J{index:010d}.fits" for index in range(rows)],
         **{name: rng.uniform(0, 360, rows).round(6) for name in ("ra", "dec", "redshift", "mag_g", "mag_r")},
-        **{f"smooth-or-featured_{answer}": rng.integers(0, 40, rows) for answer in ("smooth", "featured", "artifact")},
+        **{
+            f"smooth-or-featured_{answer}": rng.integers(0, 40, rows)
+            for answer in ("smooth", "featured-or-disk", "artifact")
+        },
     }
     table = pa.table(columns)
     pa.csv.write_csv(table, folder / "t.csv")

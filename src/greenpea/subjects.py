@@ -196,11 +196,11 @@ class SubjectSet:
             raise GreenpeaError(f"{where} has a header but no rows: give a table with one row per subject")
         column, *more = _image_columns(fields, image_column, where)
         base = (path.parent if root is None else Path(root)).resolve()
+        names = None
         if not more and _holds_bytes(fields.field(column).type):
             locations, names = of_table(path, column, base)
         else:
-            names = column_as_strings(table[column])
-            locations = of_files(absolute(pa.array(names, pa.string()), base))
+            locations = of_files(absolute(pc.utf8_trim_whitespace(pc.cast(table[column], pa.string())), base))
             locations = _with_checks(locations, table, where)
             if more:
                 locations = locations.append_column("image_more", _further(table, more, base))
@@ -462,14 +462,19 @@ def _with_checks(locations: pa.Table, table: pa.Table, where: str) -> pa.Table:
 
 
 def _identify(
-    table: pa.Table, id_column: str | None, names: np.ndarray, image_column: str, where: str
+    table: pa.Table, id_column: str | None, names: np.ndarray | None, image_column: str, where: str
 ) -> tuple[np.ndarray, str | None, str]:
-    """Return the ids, the column they stand in (None: taken from the file names), and a note."""
+    """Return the ids, the column they stand in (None: taken from the file names), and a note.
+
+    ``names`` are the paths beside embedded images; None: they stand in the table.
+    """
     usual = set(ID_COLUMNS) & {name.lower() for name in table.column_names}
-    if id_column is None and not usual and names.any():
-        ids = np.asarray([Path(name).stem for name in names], dtype=object)
-        refuse_duplicates(ids, image_column, where)
-        return ids, None, f"ids are the file names in column {image_column!r}: {where} has no id column"
+    if id_column is None and not usual:
+        names = column_as_strings(table[image_column]) if names is None else names
+        if names.any():
+            ids = np.asarray([Path(name).stem for name in names], dtype=object)
+            refuse_duplicates(ids, image_column, where)
+            return ids, None, f"ids are the file names in column {image_column!r}: {where} has no id column"
     id_column = find_id_column(table.column_names, id_column, where)
     ids = column_as_strings(table[id_column])
     refuse_duplicates(ids, id_column, where)
