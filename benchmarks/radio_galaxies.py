@@ -1,6 +1,6 @@
 """Radio galaxies of two classes, FRI and FRII, by a variational network: its error, its doubt, and what pruning costs.
 
-    python benchmarks/radio_galaxies.py [--work DIR] [--epochs 60] [--folds 5]
+    python benchmarks/radio_galaxies.py [--work DIR] [--epochs 40] [--folds 5]
 
 MiraBest (Porter & Scaife 2023): experts were confident of some sources and not of others. Networks learn from the
 confident ones in all folds but one (hybrids left out) and are judged on that one; every uncertain source is judged by
@@ -184,10 +184,10 @@ def figures(posterior: Posterior, codes: np.ndarray, confident: np.ndarray) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="a folder to keep the networks in")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--draws", type=int, default=50)
-    parser.add_argument("--pruning-draws", type=int, default=5)
+    parser.add_argument("--pruning-draws", type=int, default=3)
     arguments = parser.parse_args()
     started = time.monotonic()
     images, codes, confident = sources()
