@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import re
 import shutil
@@ -70,6 +69,8 @@ def saving(path: Path) -> Iterator[None]:
 @contextmanager
 def alone(lock: Path, otherwise: str) -> Iterator[None]:
     """Hold a lock for this process; it goes with the process, however it ends. ``otherwise`` says why it cannot be."""
+    import fcntl  # which not every operating system has
+
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
