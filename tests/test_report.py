@@ -203,8 +203,8 @@ def test_every_picture_has_an_alternative_text(page: str, judged: Judged) -> Non
     drawn = [attributes for tag, attributes in parsed.elements if tag == "svg"]
     assert len(images) == 8 + 2 * report.THUMBNAILS
     assert all(image["alt"].startswith("Image of subject </svg>") for image in images)  # type: ignore[union-attr]
-    # gallery, excess, fractions, three for all questions and for each, information, losses
-    assert len(drawn) == 8 + 1 + 2 + 3 * 3 + 1 + 1
+    # gallery, excess, fractions, three for all questions and for each, kinds of doubt, information, losses
+    assert len(drawn) == 8 + 1 + 2 + 3 * 3 + 1 + 1 + 1
     assert all(svg["role"] == "img" and len(svg["aria-label"] or "") > 20 for svg in drawn)
     labels = [svg["aria-label"] or "" for svg in drawn]
     held = judged.evaluation["odd"].coverage["90"]

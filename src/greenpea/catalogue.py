@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from greenpea import converting, information, selections
+from greenpea import converting, doubts, information, selections
 from greenpea.measurements import MeasurementPosterior
 from greenpea.posterior import Posterior
 from greenpea.tree import DecisionTree, Question
@@ -30,6 +30,7 @@ def table(
     votes: int,
     information_votes: int,
     rng: np.random.Generator,
+    doubt_votes: int = 0,
     cast: Votes | None = None,
     combined: Posterior | None = None,
 ) -> pa.Table:
@@ -37,8 +38,9 @@ def table(
 
     Per answer the mean vote fraction and its 5, 50 and 95 % quantiles (of the mixture over draws); per
     question reach and the votes expected when ``votes`` volunteers are asked; the information, in nats, that
-    ``information_votes`` more volunteers would bring; the distance in embedding space. All this is the network's
-    alone. The votes ``cast`` so far add the counts alone; ``combined``, the posterior given image and those votes
+    ``information_votes`` more volunteers would bring; the distance in embedding space; and, per question, the kinds of
+    doubt about the answers of ``doubt_votes`` volunteers (`doubts`), none where 0. All this is the network's alone. The
+    votes ``cast`` so far add the counts alone; ``combined``, the posterior given image and those votes
     (`combining.combine`), adds fraction, quantiles and reach again, named ``combined``, and the effective number
     of draws. All are of the same subjects, in the same order.
     """
@@ -57,6 +59,8 @@ def table(
     if posterior.distance is not None:
         words = "Distance from the training subjects in embedding space; 1: typical of validation subjects"
         network.add("embedding_distance", posterior.distance, "1", words)
+    if doubt_votes:
+        _tell_doubt(network, posterior, doubt_votes, rng)
     parts = [network]
     if cast is not None:
         parts.append(_votes_alone(cast))
@@ -118,6 +122,23 @@ _COMBINED = _Source("combined_", ", given image and votes")
 
 def _reach(posterior: Posterior) -> dict[str, Float[np.ndarray, " subject"]]:
     return {slug: posterior.average(share) for slug, share in posterior.reach().items()}
+
+
+def _tell_doubt(columns: _Columns, posterior: Posterior, votes: int, rng: np.random.Generator) -> None:
+    """Add the three kinds of doubt of every question, and their error where they were simulated."""
+    for question in posterior.tree.questions:
+        found = doubts.of_question(posterior, question.slug, votes, rng)
+        about = f"Of the entropy of {votes} answers to “{question.label()}”, "
+        kinds = {
+            "weights": "what is unknown of the network's weights",
+            "opinion": "what the image leaves open: spread of opinion",
+            "voting": "the noise of few volunteers",
+        }
+        for kind, words in kinds.items():
+            columns.add(f"{question.slug}_doubt_{kind}", getattr(found, kind), "nat", about + words)
+        if not doubts.is_exact(question, votes):
+            words = f"Standard error of {question.slug}_doubt_weights, from its simulation"
+            columns.add(f"{question.slug}_doubt_error", found.error, "nat", words, ucd="stat.error;stat.param")
 
 
 def _tell(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 
 import matplotlib
@@ -107,10 +107,10 @@ def fractions(
 # ---- is it right -------------------------------------------------------------------------------------
 
 
-def excess(scores: Sequence[Score]) -> Figure:
+def excess(scores: Sequence[Score], names: Sequence[str] | None = None) -> Figure:
     """Draw excess nats per vote per question: the network with its interval, the constant predictor, the floor.
 
-    The first of ``scores`` is of all questions together.
+    The first of ``scores`` is of all questions together; or ``names`` say what each is of.
     """
     figure = _figure(4.8, 0.9 + 0.27 * len(scores))
     axes = figure.subplots()
@@ -125,8 +125,8 @@ def excess(scores: Sequence[Score]) -> Figure:
         value, place, xerr=apart, color=GREEN, fmt="o", markersize=4.5, elinewidth=1.4, zorder=4, label="network"
     )
     style(axes, "nats per vote above the floor", grid="x")
-    names = ["all questions", *(_short(score.question, 26) for score in scores[1:])]
-    axes.set_yticks(place, names, parse_math=False, color=INK)
+    names = names or ["all questions", *(score.question for score in scores[1:])]
+    axes.set_yticks(place, [_short(name, 26) for name in names], parse_math=False, color=INK)
     axes.set_ylim(-0.7, len(scores) - 0.3)
     high = max(float(reach.max()), *constant)
     axes.set_xlim(min(0.0, float(reach.min())) - 0.03 * high, 1.08 * high)
@@ -275,6 +275,21 @@ def information(
     axes.text(0.02, 1.15 * ceiling, words, color=ORANGE, fontsize=8, transform=axes.get_yaxis_transform())
     axes.set(xlim=span, ylim=(low, 2.2 * ceiling))
     style(axes, "distance in embedding space", "information, nats")
+    return figure
+
+
+def doubts(names: Sequence[str], parts: Mapping[str, Float[np.ndarray, " question"]]) -> Figure:
+    """Draw, per question, how much of the doubt about votes is of which kind, in nats; the first kind leftmost."""
+    figure = _figure(4.8, 1.0 + 0.27 * len(names))
+    axes = figure.subplots()
+    place, left = np.arange(len(names))[::-1], np.zeros(len(names))
+    for (kind, values), colour in zip(parts.items(), (GREEN, ORANGE, DRAW), strict=True):
+        axes.barh(place, values, 0.62, left, color=colour, label=kind)
+        left = left + values
+    axes.set_yticks(place, [_short(name, 26) for name in names], parse_math=False, color=INK)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    style(axes, "entropy of the votes, nats", grid="x")
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8, labelcolor=INK, frameon=False)
     return figure
 
 

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from greenpea import plots
+from greenpea import doubts, plots
 from greenpea.calibration import Evaluation, Interval, Score, log_floor, reliability
 from greenpea.files import replacing
 from greenpea.information import Information, saturated
@@ -33,6 +33,7 @@ EACH = 2  # subjects of each kind in the gallery
 THUMBNAILS = 6  # most and least informative subjects shown
 SPREADS = 4  # answers whose predicted fractions are drawn against the observed
 WIDEST = 288  # pixels a side of the images shown
+DOUBTED = 1000  # subjects over which the kinds of doubt are averaged
 LISTED = 200  # unreadable images listed one by one
 
 
@@ -87,6 +88,7 @@ def write(
         information_votes=information_votes,
         scores=_scores(judged),
         calibration=_calibration(judged),
+        doubt=_doubt(judged.posterior, information_votes),
         asking=_asking(judged.posterior, images, information),
         training=_training(facts, history),
         draws=judged.posterior.draws,
@@ -467,6 +469,34 @@ def _diagnostics(
             f"Histograms of the PIT of {len(pit):,} answers' counts by predicted fraction, {name}.",
         ),
     ]
+
+
+# ---- kinds of doubt ----------------------------------------------------------------------------------
+
+
+def _doubt(posterior: Posterior, votes: int) -> dict[str, Any] | None:
+    """Return the kinds of doubt about ``votes`` at each question, averaged over at most `DOUBTED` subjects."""
+    if not len(posterior):
+        return None
+    some, rng = posterior.select(np.arange(0, len(posterior), -(-len(posterior) // DOUBTED))), np.random.default_rng(0)
+    found = [doubts.of_question(some, slug, votes, rng) for slug in posterior.tree.slugs]
+    kinds = {
+        "weights": np.array([float(one.weights.mean()) for one in found]),
+        "opinion": np.array([float(one.opinion.mean()) for one in found]),
+        "voting": np.array([float(one.voting.mean()) for one in found]),
+    }
+    total = sum(kinds.values(), np.zeros(len(found)))
+    alt = "; ".join(
+        f"{slug}: weights {_number(w)}, opinion {_number(o)}, voting {_number(v)} nats"
+        for slug, w, o, v in zip(posterior.tree.slugs, *kinds.values(), strict=True)
+    )
+    shares = [value / np.maximum(total, 1e-12) for value in kinds.values()]
+    return {
+        "votes": votes,
+        "subjects": len(some),
+        "picture": embedded(plots.doubts(posterior.tree.slugs, kinds), f"Mean doubt about {votes} votes, {alt}."),
+        "rows": list(zip(posterior.tree.slugs, total.tolist(), *(share.tolist() for share in shares), strict=True)),
+    }
 
 
 # ---- what to ask next --------------------------------------------------------------------------------

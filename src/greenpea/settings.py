@@ -39,6 +39,9 @@ class Catalogue(_Section):
 
     votes: int = Field(40, ge=1, description="expected votes are of so many volunteers asked")
     information_votes: int = Field(5, ge=1, description="information is what so many more volunteers would teach")
+    doubt_votes: int = Field(
+        1, ge=0, description="kinds of doubt are about the answers of so many volunteers; 0: left out"
+    )
     workers: int = Field(
         2, ge=1, description="processes (threads, where images are few) that decode images and describe what is seen"
     )

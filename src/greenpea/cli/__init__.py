@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from greenpea.cli import demo, loop, publishing, site, transfers
+from greenpea.cli import comparing, demo, loop, publishing, site, transfers
 from greenpea.cli.publishing import convert
 from greenpea.cli.screen import Sets, console, plain, progress, say_next
 from greenpea.errors import GreenpeaError
@@ -528,5 +528,6 @@ def tree_import(
 transfers.add_to(app)
 site.add_to(app)
 publishing.add_to(app, transfers.export_app)
+comparing.add_to(app)
 loop.add_to(app)
 demo.add_to(app)
