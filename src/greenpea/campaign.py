@@ -429,7 +429,10 @@ class Campaign:
             "model": model.fingerprint(),
             "subjects": subjects.digest(),
             **{f"learning.{name}": getattr(learning, name) for name in ("draws", "seed", "precision", "accelerator")},
-            **{f"catalogue.{name}": getattr(shown, name) for name in ("votes", "information_votes", "doubt_votes", "part")},
+            **{
+                f"catalogue.{name}": getattr(shown, name)
+                for name in ("votes", "information_votes", "doubt_votes", "part")
+            },
             **dict(zip(("draws", "embeddings", "from"), (place and str(place) for place in places), strict=True)),
             "settings": hashlib.sha256(self._settings().encode()).hexdigest(),
             **{f"version of {name}": number for name, number in checkpoint.versions().items()},

@@ -87,7 +87,7 @@ def compare(
     """Train, predict and judge each method on the campaign's test subjects; write the page and the figures.
 
     What is trained is kept in DIR/comparison/networks: the same method with the same settings on the same votes is not
-    trained again, and neither is what a killed comparison had finished. Images of all subjects with votes are in memory.
+    trained again, and neither is what a killed comparison had finished. All images with votes are held in memory.
     Raises GreenpeaError where a method is unknown, or no test subject has votes.
     """
     chosen = {name: _settings(campaign, name) for name in dict.fromkeys(methods)}
@@ -122,9 +122,8 @@ def _settings(campaign: Campaign, name: str) -> Learning:
     try:
         return Learning.model_validate(campaign.settings.learning.model_dump() | {"uncertainty": name})
     except ValidationError as error:
-        raise GreenpeaError(
-            "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
-        ) from error
+        faults = [fault["msg"].removeprefix("Value error, ") for fault in error.errors()]
+        raise GreenpeaError("; ".join(faults)) from error
 
 
 # ---- judging -----------------------------------------------------------------------------------------
