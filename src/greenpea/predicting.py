@@ -228,7 +228,8 @@ def _describe(settings: Catalogue, seed: int, draws: bool, task: tuple[Block, pa
     if block.posterior is None:
         return _Described(subjects, {}, block.left)
     rng = np.random.default_rng([seed, block.start])
-    table = catalogue.table(block.posterior, metadata, settings.votes, settings.information_votes, rng)
+    told = (settings.votes, settings.information_votes, rng, settings.doubt_votes)
+    table = catalogue.table(block.posterior, metadata, *told)
     tables = {MAIN: [table]} | ({DRAWS: list(catalogue.draws_tables(block.posterior))} if draws else {})
     return _Described(subjects, tables, block.left)
 
