@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -80,3 +81,25 @@ def test_what_cannot_be_compared_is_said(compared: tuple[Path, str]) -> None:
         comparison.compare(Campaign.open(folder, SMALL), [])
     with pytest.raises(GreenpeaError, match="choose one of laplace, dropout, bootstrap"):
         comparison.compare(Campaign.open(folder, [*SMALL, "learning.freeze=true"]), ["ensemble"])
+
+
+@pytest.mark.parametrize("name", ["ensemble", "encoder-dropout"])
+def test_a_campaign_trains_predicts_and_evaluates_with_any_method(
+    name: str, compared: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, _ = compared
+    campaign = Campaign.open(folder, [*SMALL, "learning.epochs=1", f"learning.uncertainty={name}"])
+    run, model = campaign.train()
+    found = {}
+    for part in (30, 1024):
+        out = tmp_path / f"{part}.parquet"
+        blocks = Campaign.open(folder, [*SMALL, f"catalogue.part={part}"])
+        assert blocks.predict(out, model=run).subjects == 120
+        found[part] = pq.read_table(out)
+    # In blocks of any size, by as many passes as it takes; information is simulated, in each block anew.
+    same = [name for name in found[30].column_names if name.endswith("fraction") or "_doubt_" in name]
+    assert "bar_doubt_weights" in same
+    assert found[30].select(same).equals(found[1024].select(same))
+    judged = campaign.evaluate(model=run)
+    assert judged.posterior.draws == 4
+    assert judged.model.fingerprint() == model.fingerprint()

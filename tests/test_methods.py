@@ -17,6 +17,7 @@ from greenpea.calibration import constant, evaluate
 from greenpea.errors import GreenpeaError
 from greenpea.images import Preparation
 from greenpea.learning import checkpoint, encoders, heads, training
+from greenpea.learning.arrays import learn_labels
 from greenpea.learning.kept import encoder_of
 from greenpea.learning.model import Model, learn, shared
 from greenpea.learning.prediction import embed
@@ -379,3 +380,9 @@ def test_a_loss_that_is_not_a_number_stops_the_training(name: str, monkeypatch: 
     monkeypatch.setattr(heads.Targets, "loss", broken)
     with pytest.raises(GreenpeaError, match=r"learning.learning_rate"):
         learn(*material(60), settings(name, epochs=2))
+
+
+def test_labels_and_measurements_say_which_methods_they_know() -> None:
+    arrays, names = np.zeros((40, 3), np.float32), ["a", "b"] * 20
+    with pytest.raises(GreenpeaError, match="'laplace' and 'dropout', not yet 'ensemble': choose one of these"):
+        learn_labels(arrays, names, settings=settings("ensemble"))

@@ -215,7 +215,7 @@ def test_every_picture_has_an_alternative_text(page: str, judged: Judged) -> Non
 
 
 def test_a_page_says_how_to_read_each_kind_of_picture(page: str) -> None:
-    assert Page(page).text.count("How to read this:") == 6
+    assert Page(page).text.count("How to read this:") == 7
 
 
 def test_the_tables_hold_the_scores(page: str, judged: Judged) -> None:
@@ -225,7 +225,10 @@ def test_the_tables_hold_the_scores(page: str, judged: Judged) -> None:
         ("shape", evaluation["shape"]),
         ("odd", evaluation["odd"]),
     ):
-        scores, coverage = [row for row in parsed.rows(name) if len(row) in (5, 10)]
+        scores, coverage, *doubt = [row for row in parsed.rows(name) if len(row) in (5, 10)]
+        assert [sum(map(float, row[2:])) for row in doubt] == pytest.approx(
+            [100.0] * (score.question != "overall"), abs=0.2
+        )
         if len(scores) == 5:
             scores, coverage = coverage, scores
         excess, constant_, gain, rmse, mae, accuracy, confident, subjects, votes = scores[1:]
