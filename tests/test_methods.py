@@ -384,5 +384,7 @@ def test_a_loss_that_is_not_a_number_stops_the_training(name: str, monkeypatch: 
 
 def test_labels_and_measurements_say_which_methods_they_know() -> None:
     arrays, names = np.zeros((40, 3), np.float32), ["a", "b"] * 20
-    with pytest.raises(GreenpeaError, match="'laplace' and 'dropout', not yet 'ensemble': choose one of these"):
+    with pytest.raises(
+        GreenpeaError, match="uncertainty 'ensemble' is for votes; for labels and measurements there are"
+    ):
         learn_labels(arrays, names, settings=settings("ensemble"))
