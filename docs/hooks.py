@@ -74,6 +74,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Make room: the first page has no neighbours, the comparison has a wide table."""
+    page.meta["hide"] = {"index.md": ["navigation"], "compare.md": ["toc"]}.get(page.file.src_uri, [])
+    return markdown
+
+
 def on_page_content(html: str, **_: Any) -> str:
     """Turn formulas into MathML, which browsers draw by themselves; let wide tables scroll."""
     html = re.sub(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', _formula, html, flags=re.DOTALL)
@@ -95,7 +101,7 @@ def _formula(found: re.Match[str]) -> str:
 def generated() -> dict[str, str]:
     """Return every page that is not written by hand: its place in docs/, and its Markdown."""
     return {
-        "index.md": f"---\nhide: [navigation]\n---\n{from_root('README.md')}",
+        "index.md": from_root("README.md"),
         "changelog.md": from_root("CHANGELOG.md"),
         "contributing.md": from_root("CONTRIBUTING.md"),
         "decisions/index.md": decisions_page(),

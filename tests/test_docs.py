@@ -234,6 +234,36 @@ def test_every_page_is_in_the_navigation() -> None:
     assert _in_navigation() - written == set(), "these are in nav in mkdocs.yml and nowhere else"
 
 
+def test_formulas_become_mathml() -> None:
+    html = r'<p><span class="arithmatex">\(a &lt; \ln b\)</span></p><div class="arithmatex">\[\frac{1}{T}\]</div>'
+    drawn = hooks.on_page_content(html)
+    assert drawn.count("<math") == 2
+    assert "<mfrac>" in drawn
+    assert "&lt;" in drawn or "&#x0003C;" in drawn
+    assert "arithmatex" not in drawn
+
+
+def test_every_formula_of_the_mathematics_can_be_drawn() -> None:
+    text = (DOCS / "mathematics.md").read_text(encoding="utf-8")
+    formulas = re.findall(r"\$\$(.+?)\$\$|\$([^$]+?)\$", text, flags=re.DOTALL)
+    assert len(formulas) > 60
+    for block, inline in formulas:
+        assert "\\" not in re.sub(r"<[^>]+>", "", hooks.to_mathml(block or inline)), block or inline
+
+
+def test_docstrings_are_read_as_markdown() -> None:
+    spec = importlib.util.spec_from_file_location("docstrings", DOCS / "docstrings.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = "Families:\n\n===  ====\na    b\n===  ====\n1    | x\n2\n===  ====\n\n::\n\n    code\n"
+    table = "| a | b |\n|---|---|\n| 1 | \\| x |\n| 2 |  |"
+    assert table in module.to_markdown(text)
+    assert "::" not in module.to_markdown(text)
+    assert "\n    code" in module.to_markdown(text)
+
+
 def _plug_points() -> Iterator[str]:
     """Yield every Protocol of the package that others may implement."""
     for path in (ROOT / "src" / "greenpea").rglob("*.py"):

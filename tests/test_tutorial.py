@@ -113,7 +113,8 @@ def test_the_settings_for_fits_are_settings() -> None:
     import tomllib
 
     (block,) = (text for language, text in _blocks("how-to/fits.md") if language == "toml")
-    assert Settings.of(tomllib.loads(block)).images.bands == (2, 1, 0)
+    images = Settings.of(tomllib.loads(block)).images
+    assert (images.extensions, images.bands) == (("G", "R", "Z"), (2, 1, 0))
 
 
 def test_a_table_of_labels_is_read_as_votes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

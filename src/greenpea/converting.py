@@ -104,7 +104,7 @@ class Catalogue:
     def blocks(self, names: list[str] | None = None) -> Iterator[pa.Table]:
         """Yield the rows in order, `ROWS` at most at a time."""
         for part in self.parts:
-            with pq.ParquetFile(part) as file:
+            with pq.ParquetFile(part, pre_buffer=False) as file:  # which would hold all of it
                 for batch in file.iter_batches(ROWS, columns=names):
                     yield pa.Table.from_batches([batch])
 
