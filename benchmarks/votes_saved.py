@@ -10,6 +10,9 @@ Two campaigns run through the real store, its queue and real rounds, nobody wait
   are the campaign's, the others are kept aside to judge its predictions. The encoder has learned from other images
   (`label_sets.object_encoder`; made the first time, a quarter of an hour, and kept in ``--work``).
 
+Nobody retires by a posterior before the reference set has spoken (`loop.reference_votes`); that set's full votes count
+as all others do.
+
 Every subject is judged by what was said of it when it retired: the posterior given its votes and, by a head that saw
 none of them, its image. Beside it: 40 votes for everybody, and the same rule on votes alone, where the constant
 predictor stands in for the network. All classifications count, those of the audit set included.
@@ -419,7 +422,8 @@ def rules_of(chosen: argparse.Namespace) -> tuple[Rule, ...]:
 
 def simulated(folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     """Simulated galaxies, rendered anew from a seed of their own."""
-    overrides = ["loop.compared=0", *chosen.settings]
+    # Of so few galaxies 2 % would be too few to tell how opinions spread.
+    overrides = ["loop.compared=0", "site.reference_share=0.05", *chosen.settings]
     campaign, _ = creation.simulate(folder / "sky", chosen.galaxies, 0, 64, chosen.seed, overrides=overrides)
     tree, ids = campaign.tree, campaign.subjects.subject_ids
     _set_rules(campaign, rules_of(chosen))

@@ -157,9 +157,9 @@ def test_no_head_sees_the_votes_of_the_subjects_it_speaks_of(monkeypatch: pytest
     assert (before.parameters["q"][:, ~same] != after.parameters["q"][:, ~same]).any()
 
 
-@pytest.mark.parametrize(("most", "judged"), [(10_000, "all"), (1, "chance")])
+@pytest.mark.parametrize(("fewest", "judged"), [(10_000, "all"), (1, "chance")])
 def test_those_whom_nobody_chose_judge_alone_where_they_have_votes_enough(
-    most: int, judged: str, monkeypatch: pytest.MonkeyPatch
+    fewest: int, judged: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embeddings, seen = subjects(120), []
     votes = cast(embeddings)
@@ -170,9 +170,23 @@ def test_those_whom_nobody_chose_judge_alone_where_they_have_votes_enough(
         return recalibrate(posterior, some)
 
     monkeypatch.setattr(crossfit, "recalibrate", watched)
-    monkeypatch.setattr(crossfit, "FEWEST_JUDGING", most)
+    monkeypatch.setattr(crossfit, "FEWEST_JUDGING", fewest)
     cross_fit(embeddings, votes, SETTINGS, by_chance=by_chance)
     assert seen == [set(votes.subject_ids[by_chance] if judged == "chance" else votes.subject_ids)]
+
+
+def test_a_question_that_few_of_them_reach_is_judged_by_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, votes = on_the_galaxy_tree(200)
+    by_chance = np.arange(200) % 4 == 0
+    rare, *others = reversed(votes.tree.slugs)
+    votes.reached[rare][by_chance] = 0
+    votes.counts[rare][by_chance] = 0
+    monkeypatch.setattr(crossfit, "FEWEST_JUDGING", 100)
+    rows, judging = crossfit._judging(votes, by_chance)
+    assert judging.reached[rare].sum() == votes.reached[rare].sum()
+    for slug in others:
+        assert judging.reached[slug].sum() == votes.reached[slug][by_chance].sum() >= 100
+    assert list(judging.subject_ids) == list(votes.subject_ids[rows])
 
 
 def test_doubt_falls_as_votes_grow() -> None:

@@ -50,7 +50,8 @@ CHANCE = 4.0  # nats by which heads must beat the constant predictor on votes ke
 SEARCHED = 2000  # subjects among which the prior's precision is chosen
 CURVED = 4000  # subjects a fold by which the doubt's shape is measured: it is an average, which more would not change
 JUDGED = 800  # subjects by whose votes the doubt and the recalibration are chosen
-FEWEST_JUDGING = 500  # answers of subjects chosen by chance, from which on they alone do that
+FEWEST_JUDGES, FEWEST_JUDGING = 30, 500  # subjects chosen by chance and their answers to a question, from which on
+# they alone judge it
 
 Each = Callable[[Callable[..., Any], Iterable[Any]], list[Any]]  # map, in threads
 
@@ -72,9 +73,9 @@ def cross_fit(
     """Fit heads on ``embeddings``, whose rows are the subjects of ``votes``; those without a vote teach nothing.
 
     ``settings`` gives the likelihood, the number of draws, their seed, and whether to recalibrate. ``reserve`` more
-    draws are kept. ``by_chance`` marks subjects that nobody chose for what they are: where they have votes enough
-    (`FEWEST_JUDGING`), they alone choose the doubt and recalibrate, because subjects chosen for their doubt, or asked
-    until they were clear, do not stand for the others. ``start``, the heads of an earlier round, makes the fit faster
+    draws are kept. ``by_chance`` marks subjects that nobody chose for what they are: questions that enough of them have
+    answered (`FEWEST_JUDGES`) are recalibrated by them alone, because subjects chosen for their doubt, or asked until
+    they were clear, do not stand for the others. ``start``, the heads of an earlier round, makes the fit faster
     where tree, encoder and folds are the same, and is not looked at otherwise. The same arguments give the same bits,
     whatever ``threads``.
     Raises GreenpeaError where fewer than `FEWEST` subjects have votes, an embedding is not finite, or a fit diverges.
@@ -129,12 +130,29 @@ def _voted(embeddings: np.ndarray, votes: Votes) -> Int[np.ndarray, " row"]:
     return rows
 
 
-def _judging(votes: Votes, by_chance: Bool[np.ndarray, " row"] | None) -> Int[np.ndarray, " row"]:
-    """Return the rows whose votes choose the doubt and recalibrate: at most `JUDGED`, evenly spread."""
-    rows = np.arange(len(votes))
-    if by_chance is not None and int(votes.total[by_chance].sum()) >= FEWEST_JUDGING:
-        rows = np.flatnonzero(by_chance)
-    return rows[:: max(1, -(-len(rows) // JUDGED))]
+def _judging(votes: Votes, by_chance: Bool[np.ndarray, " row"] | None) -> tuple[Int[np.ndarray, " judge"], Votes]:
+    """Return the rows by whose votes the doubt is chosen and heads are recalibrated, and those votes.
+
+    A question is judged by those chosen by chance alone, where enough of them have reached it; by everybody else too
+    where not. At most `JUDGED` rows, those chosen by chance first, the others evenly spread.
+    """
+    chosen = np.zeros(len(votes), bool) if by_chance is None else by_chance
+    counts, reached = dict(votes.counts), dict(votes.reached)
+    for slug in votes.tree.slugs:
+        told = reached[slug][chosen]
+        if (told > 0).sum() >= FEWEST_JUDGES and told.sum() >= FEWEST_JUDGING:
+            counts[slug] = np.where(chosen[:, None], counts[slug], 0)
+            reached[slug] = np.where(chosen, reached[slug], 0)
+    some = replace(votes, counts=counts, reached=reached, effective={})
+    first, others = (np.flatnonzero((some.total > 0) & one) for one in (chosen, ~chosen))
+    first = _spread(first, JUDGED)
+    rows = np.concatenate([first, _spread(others, JUDGED - len(first))])
+    return rows, some.select(rows)
+
+
+def _spread(rows: Int[np.ndarray, " row"], most: int) -> Int[np.ndarray, " some"]:
+    """Return at most so many of the rows, evenly spread."""
+    return rows[:: max(1, -(-len(rows) // most))] if most > 0 else rows[:0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +215,7 @@ class _Learned:
     fold: Int[np.ndarray, " subject"]
     folds: int
     salt: str
-    judging: Int[np.ndarray, " row"]  # whose votes choose the doubt and recalibrate
+    judging: tuple[Int[np.ndarray, " judge"], Votes]  # whose votes choose the doubt and recalibrate, and these
 
     def every(self, most: int) -> _Learned:
         """Return at most so many of the subjects, evenly spread over them."""
@@ -213,8 +231,8 @@ class _Learned:
 
     def judged(self, ready: Heads) -> tuple[Posterior, Votes]:
         """Return what heads say of some of the subjects, each from outside its fold, and the votes to judge it by."""
-        votes = self.votes.select(self.judging)
-        return ready.posterior(self.embeddings[self.judging], votes.subject_ids), votes
+        rows, votes = self.judging
+        return ready.posterior(self.embeddings[rows], votes.subject_ids), votes
 
     def continues(self, start: Heads, encoder: str) -> bool:
         """Whether a fit may begin with ``start``: the same questions, encoder, folds."""
