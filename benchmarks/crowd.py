@@ -34,6 +34,7 @@ from greenpea.workflow import Workflow
 from site_hands import free_port, new_database, postgres_server
 
 __all__ = ["Load", "Volunteers", "campaign", "new_database", "postgres_server", "server", "stored"]
+START = 180.0  # seconds that a server may take to start on a busy machine
 LIMITS = ["site.per_minute=100000000", "site.audit_share=0.02"]
 
 
@@ -91,7 +92,8 @@ class Server:
     def _wait(self) -> None:
         import urllib.request
 
-        for _ in range(600):
+        deadline = time.monotonic() + START
+        while time.monotonic() < deadline:
             if self.process is None or self.process.poll() is not None:
                 raise RuntimeError((self.folder / "server.log").read_text()[-2000:])
             with contextlib.suppress(OSError), urllib.request.urlopen(self.address + "/readyz", timeout=2):

@@ -169,6 +169,24 @@ def test_what_one_person_does_wrong_does_not_cost_the_others_their_group(store: 
     assert len(commits) <= 8
 
 
+def test_nobody_waits_for_statistics(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL counts what its tables hold beside the thread that writes, however long it takes."""
+    url = new_database(postgres)
+    store = Store.open(url)
+    begun, end = threading.Event(), threading.Event()
+    monkeypatch.setattr(store.database, "analyze", lambda: (begun.set(), end.wait(30)))
+    store.database._look_after = store.database._commits + 1
+    store.people.anonymous(NOW)
+    assert begun.wait(20)
+    with ThreadPoolExecutor(1) as threads:
+        one = threads.submit(store.people.anonymous, NOW).result(20)
+        assert not end.is_set()
+        end.set()
+    assert store.people.get(one.id) is not None
+    store.close()
+    drop_database(url)
+
+
 def test_closing_while_jobs_come_answers_each(database: str) -> None:
     """`close` writes what is queued; what comes later hears that the store is closed; nobody waits for ever."""
     for _ in range(5):
