@@ -84,9 +84,12 @@ def test_the_examples_about_columns_run_on_it(
 
 
 def test_the_page_of_columns_names_what_the_file_says(done: tuple[Path, list[tuple[str, str]]]) -> None:
+    import pyarrow.parquet as pq
+
     from greenpea.converting import FORMATS, Catalogue
 
     said = (DOCS / "catalogue.md").read_text(encoding="utf-8")
+    assert b"IVOA.VOTable-Parquet.content" in pq.read_schema(done[0] / "catalogue.parquet").metadata
     for key in Catalogue.open(done[0] / "catalogue.parquet").about:
         assert f"`{key}`" in said.partition("## What the file says of itself")[2], key
     for ending in FORMATS:

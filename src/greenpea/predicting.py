@@ -119,7 +119,16 @@ def _fill(prediction: Prediction, unfinished: Unfinished, report: Report) -> Non
                 described.append(next(found))
                 done += described[-1].subjects
                 pace.tell(described[-1].subjects)
-            unfinished.add(part, _joined(described), [pair for one in described for pair in one.left], prediction.about)
+            tables, left = _joined(described), [pair for one in described for pair in one.left]
+            unfinished.add(part, tables, left, _about(prediction, tables))
+
+
+def _about(prediction: Prediction, tables: Mapping[str, Sequence[pa.Table]]) -> Mapping[str, str]:
+    """Return what a part of the catalogue says of itself, also in the way of VOTables (`catalogue.described`)."""
+    if not (prediction.about and tables.get(MAIN)):
+        return prediction.about
+    known = catalogue.described(tables[MAIN][0].schema, dict(prediction.about)).metadata
+    return {key.decode(): value.decode() for key, value in known.items()}
 
 
 # ---- seeing ------------------------------------------------------------------------------------------
