@@ -9,7 +9,9 @@ import torch
 from greenpea import outputs as outputs_
 from greenpea.information import count_vectors
 from greenpea.learning import heads, likelihood
+from greenpea.learning.settings import Learning
 from greenpea.learning.uncertainty import laplace
+from greenpea.learning.uncertainty.skeleton import Learned
 from greenpea.outputs import Layout
 from greenpea.posterior import log_pmf
 from greenpea.votes import Votes
@@ -163,7 +165,8 @@ def test_laplace_narrows_as_votes_accumulate_and_is_the_gaussian_it_says() -> No
     mean = torch.zeros(4, 2)
     spread = []
     for subjects in (40, 400):
-        state = next(laplace.candidates(layout, mean, embeddings[:subjects], packed[:subjects], rate=0.0))
+        learned = Learned(layout, None, mean, embeddings[:subjects], packed[:subjects], Learning())
+        state = next(laplace.candidates(learned))
         draws = torch.stack([laplace.draw(state, generator) for _ in range(3000)]).double()
         factor = state.factors["q"].double()
         covariance = torch.linalg.inv(factor @ factor.T)
