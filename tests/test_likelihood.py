@@ -167,7 +167,7 @@ def test_laplace_narrows_as_votes_accumulate_and_is_the_gaussian_it_says() -> No
     for subjects in (40, 400):
         learned = Learned(layout, None, mean, embeddings[:subjects], packed[:subjects], Learning())
         state = next(laplace.candidates(learned))
-        draws = torch.stack([laplace.draw(state, generator) for _ in range(3000)]).double()
+        draws = torch.stack([laplace.draw(state, t, generator) for t in range(3000)]).double()
         factor = state.factors["q"].double()
         covariance = torch.linalg.inv(factor @ factor.T)
         seen = torch.cov(draws.permute(0, 2, 1).reshape(3000, -1).T)
