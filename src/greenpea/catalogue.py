@@ -30,9 +30,9 @@ def table(
     votes: int,
     information_votes: int,
     rng: np.random.Generator,
-    doubt_votes: int = 0,
     cast: Votes | None = None,
     combined: Posterior | None = None,
+    doubt_votes: int = 0,
 ) -> pa.Table:
     """Return the catalogue of some subjects; ``metadata`` are their own columns, in the same order.
 

@@ -237,8 +237,8 @@ def _describe(settings: Catalogue, seed: int, draws: bool, task: tuple[Block, pa
     if block.posterior is None:
         return _Described(subjects, {}, block.left)
     rng = np.random.default_rng([seed, block.start])
-    told = (settings.votes, settings.information_votes, rng, settings.doubt_votes)
-    table = catalogue.table(block.posterior, metadata, *told)
+    told = (settings.votes, settings.information_votes, rng)
+    table = catalogue.table(block.posterior, metadata, *told, doubt_votes=settings.doubt_votes)
     tables = {MAIN: [table]} | ({DRAWS: list(catalogue.draws_tables(block.posterior))} if draws else {})
     return _Described(subjects, tables, block.left)
 
