@@ -255,7 +255,8 @@ def test_a_lost_connection_is_made_anew(pair: tuple[Store, Store]) -> None:
 
     def cut(connection: sa.Connection) -> None:
         connection.exec_driver_sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+            # and waits until they are gone: a connection that dies while it is in use is another story
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
             "AND datname = current_database()"
         )
 
