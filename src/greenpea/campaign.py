@@ -9,6 +9,7 @@
         runs/0001/          one checkpoint a training
         encoder/            the encoder whose embeddings the rounds learn from
         embeddings/         what it makes of every image, computed once
+        tunings/0001/       it trained on with the campaign's votes, and whether that took over (`records`)
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from greenpea import catalogue, images, information, predicting
+from greenpea import catalogue, images, information, predicting, records
 from greenpea import report as reports
 from greenpea.calibration import Evaluation, constant, evaluate
 from greenpea.embeddings import FACTS as EMBEDDED
@@ -35,6 +36,7 @@ from greenpea.learning import checkpoint, selfsupervised
 from greenpea.learning.kept import SHIPPED, KeptEncoder, encoder_of
 from greenpea.learning.model import Draws, Model, Report, learn, silent
 from greenpea.learning.resuming import Keep
+from greenpea.learning.tuned import TunedEncoder
 from greenpea.parts import UNREADABLE
 from greenpea.posterior import Posterior
 from greenpea.settings import Settings, Split
@@ -333,26 +335,47 @@ class Campaign:
         start = shipped if shipped.channels == loaded.images.shape[1] else None
         return selfsupervised.learn(loaded.images, self.settings.images, self.settings.learning, start, report)
 
-    def embeddings(self, report: Report = silent) -> Embeddings:
-        """Return the embeddings of all subjects by the campaign's encoder; what is missing is computed first.
+    def encoder_in_use(self, report: Report = silent) -> KeptEncoder | TunedEncoder:
+        """Return the encoder that rounds look through: the newest tuned one that took over, else `encoder`.
+
+        One tuned from another encoder than `encoder`, after a change of settings, is not used.
+        """
+        base, tuning = self.encoder(report), records.in_use(self.folder)
+        if tuning is None or tuning.base != base.fingerprint:
+            return base
+        return TunedEncoder.load(tuning.folder, self.settings.split.salt)
+
+    def embeddings(
+        self,
+        report: Report = silent,
+        encoder: KeptEncoder | TunedEncoder | None = None,
+        rows: np.ndarray | None = None,
+    ) -> Embeddings:
+        """Return the embeddings of all subjects, or of ``rows`` at least; what is missing is computed first.
+
+        ``encoder`` is by default the one in use.
 
         In blocks, each of which counts once it is on the disk: killed anywhere, the next call goes on. Images that
         could not be read are asked again only when one of them has changed. One process at a time.
         """
-        kept = self.encoder(report)
+        kept = encoder or self.encoder_in_use(report)
         found = Embeddings.create(self.folder, kept.fingerprint, kept.length)
         if self._mended(found):
             found = found.forget_unreadable()
         ids = self.subjects.subject_ids
-        missing = np.flatnonzero((found.rows_of(ids) < 0) & ~np.isin(ids.astype(str), list(found.unreadable)))
+        wanted = np.arange(len(ids)) if rows is None else rows
+        known = (found.rows_of(ids[wanted]) >= 0) | np.isin(ids[wanted].astype(str), list(found.unreadable))
+        missing = wanted[~known]
         some, chosen, done = self.subjects.select(missing), self.settings, 0
-        for rows, block, failed in images.batches(some, kept.preparation, BLOCK, chosen.catalogue.workers):
+        where = chosen.learning.precision, chosen.learning.accelerator
+        for read, block, failed in images.batches(some, kept.preparation, BLOCK, chosen.catalogue.workers):
             report("embeddings", done / len(missing), f"{done:,} of {len(missing):,} images")
-            values = np.zeros((0, kept.length), np.float32)
-            if len(rows):
-                values = kept.embed(block, chosen.learning.precision, chosen.learning.accelerator)
-            found = found.append(some.subject_ids[rows], values, [(one.subject_id, one.reason) for one in failed])
-            done += len(rows) + len(failed)
+            values, those = np.zeros((0, kept.length), np.float32), some.subject_ids[read]
+            if len(read):
+                tuned = isinstance(kept, TunedEncoder)
+                values = kept.embed(block, those, *where) if tuned else kept.embed(block, *where)
+            found = found.append(those, values, [(one.subject_id, one.reason) for one in failed])
+            done += len(read) + len(failed)
         if len(missing):
             report("embeddings", 1.0, f"{done:,} of {len(missing):,} images")
         return found

@@ -26,6 +26,7 @@ from greenpea.posterior import Posterior
 from greenpea.tree import DecisionTree
 
 FORMAT = "greenpea-heads/1"
+HALVES = 2  # parts of the subjects, each with an encoder of its own, where a tuned pair made the embeddings
 NUMBERS, FACTS = "heads.npz", "heads.json"
 
 
@@ -46,6 +47,7 @@ class Heads:
     recalibration: Recalibration
     geometry: Geometry
     encoder: str = ""  # the fingerprint of the one that made the embeddings
+    other: Geometry | None = None  # of the odd folds, whose embeddings another encoder made; None: one made all
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -90,6 +92,8 @@ class Heads:
             some = np.flatnonzero(fold == number)
             found[some] = outputs.apply(self.weights[number, :draws], embeddings[some])
         distance = self.geometry.distance(embeddings)
+        if self.other is not None:
+            distance = np.where(fold % HALVES == 0, distance, self.other.distance(embeddings))
         return self.recalibration.apply(outputs.posterior(self.layout, found, np.asarray(subject_ids), distance))
 
     # ---- files -------------------------------------------------------------------------------------
@@ -144,19 +148,21 @@ class Heads:
             recalibration=Recalibration(**known["recalibration"]),
             geometry=Geometry(arrays["centre"], arrays["factor"], known["unit"]),
             encoder=known["encoder"],
+            other=Geometry(arrays["centre_1"], arrays["factor_1"], known["unit_1"]) if "unit_1" in known else None,
             facts=known["facts"],
         )
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        return {
+        arrays = {
             "weights": self.weights,
             "means": self.means,
             "centre": self.geometry.mean,
             "factor": self.geometry.factor,
         }
+        return arrays | ({"centre_1": self.other.mean, "factor_1": self.other.factor} if self.other else {})
 
     def _meaning(self) -> dict[str, Any]:
-        return {
+        meaning = {
             "tree": json.loads(self.layout.tree.to_json()),
             "likelihood": self.layout.likelihood,
             "draws": self.draws,
@@ -168,6 +174,7 @@ class Heads:
                 "shift": dict(self.recalibration.shift),
             },
         }
+        return meaning | ({"unit_1": self.other.unit} if self.other else {})
 
 
 def fold_of(subject_ids: np.ndarray, folds: int, salt: str = "") -> Int[np.ndarray, " subject"]:
@@ -180,6 +187,11 @@ def fold_of(subject_ids: np.ndarray, folds: int, salt: str = "") -> Int[np.ndarr
         return int.from_bytes(digest.digest()[:8], "big") % folds
 
     return np.fromiter((one(subject) for subject in subject_ids), np.int64, len(subject_ids))
+
+
+def half_of(subject_ids: np.ndarray, salt: str = "") -> Int[np.ndarray, " subject"]:
+    """Return a half, 0 or 1, per subject: its fold's parity, however many folds there are, if their number is even."""
+    return fold_of(subject_ids, HALVES, salt)
 
 
 def _broken(path: Path, why: str) -> GreenpeaError:

@@ -1,4 +1,4 @@
-"""What rounds leave behind: a folder each, read without torch by the site, the command line and the next round.
+"""What rounds and tunings leave behind: a folder each, read without torch by the site, the command line, and the next.
 
 ::
 
@@ -8,6 +8,9 @@
                     chance/         heads that learned from the random stream alone, to compare with
                     report.html     how far to believe the heads, on the audit set
                     scores.parquet  subject_id, rank, score, probability, effective_draws; best first
+        tunings/0001/tuning.json    an encoder trained on with the votes: from what, on what, and whether it took over
+                     votes.parquet  the votes it learned from
+                     encoder-0/ -1/ the two encoders, with the list of whose votes each has seen (`learning.tuned`)
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from greenpea.files import replacing
 ROUNDS, FACTS, VOTES, HEADS, SCORES = "rounds", "round.json", "votes.parquet", "heads", "scores.parquet"
 CHANCE, REPORT = "chance", "report.html"
 STAGES = ("collected", "fitted", "gated", "scored", "published", "retired", "judged", "finished")
+TUNINGS, TUNING = "tunings", "tuning.json"
+TUNED = ("collected", "trained", "judged", "embedded", "finished")
 Outcome = Literal["promoted", "ungated", "kept", "failed", "idle"]
 
 
@@ -76,6 +81,7 @@ class Record:
     settings: Mapping[str, Any]
     workflow: str  # its version, such as "1.0"
     encoder: str = ""  # its fingerprint
+    tuning: int = 0  # the newest tuning that had taken over when it began; 0: none
     model: str = ""  # the fingerprint of the heads that ranked
     data: str = ""  # SHA-256 of the votes learned from
     classifications: int = 0  # counted, at the active version
@@ -105,10 +111,51 @@ class Record:
 
     def save(self) -> None:
         """Write `FACTS`, whole or not at all."""
-        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "folder"}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self.folder / FACTS) as temporary:
-            temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False, default=_plain) + "\n", "utf-8")
+        _save(self, FACTS)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """An encoder trained on with the campaign's votes, and the verdict: does it take over from the one before?
+
+    ``gate.gain`` is of heads on the tuned encoder over heads on the one before, both fitted on the same votes.
+    """
+
+    number: int
+    seed: int
+    begun_at: datetime
+    stages: Mapping[str, datetime]
+    settings: Mapping[str, Any]
+    workflow: str
+    base: str  # the fingerprint of the encoder that loop.encoder names
+    before: str  # of the one that it began with, and is compared with: that, or the tuned one in use
+    data: str  # SHA-256 of the votes
+    answers: int  # on subjects outside the audit set
+    subjects: int
+    encoder: str = ""  # the fingerprint of both encoders together
+    learned_from: tuple[int, ...] = ()  # subjects whose votes each of the two has seen
+    gate: Gate | None = None
+    folder: Path = Path()
+
+    @property
+    def finished(self) -> bool:
+        return "finished" in self.stages
+
+    @property
+    def took_over(self) -> bool:
+        """Whether rounds look through this encoder, until another takes over."""
+        return self.finished and self.gate is not None and self.gate.outcome == "promoted"
+
+    def save(self) -> None:
+        """Write `TUNING`, whole or not at all."""
+        _save(self, TUNING)
+
+
+def _save(record: Record | Tuning, name: str) -> None:
+    values = {one.name: getattr(record, one.name) for one in dataclasses.fields(record) if one.name != "folder"}
+    record.folder.mkdir(parents=True, exist_ok=True)
+    with replacing(record.folder / name) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False, default=_plain) + "\n", "utf-8")
 
 
 def _plain(value: Any) -> Any:
@@ -119,16 +166,21 @@ def load(folder: Path) -> Record:
     """Read one round. Raises GreenpeaError naming the file where it is damaged."""
     path = folder / FACTS
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["begun_at"] = datetime.fromisoformat(values["begun_at"])
-        values["stages"] = {name: datetime.fromisoformat(at) for name, at in values["stages"].items()}
-        values["gate"] = Gate(**values["gate"]) if values["gate"] else None
+        values = _values(path)
         values["scores"] = tuple(Score(**score) for score in values["scores"])
         return Record(**values, folder=folder)
     except FileNotFoundError as error:
         raise GreenpeaError(f"{folder} is not a round: it has no {FACTS}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise GreenpeaError(f"{path} is damaged ({error}): move the folder away, and run the round again") from error
+
+
+def _values(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    values["begun_at"] = datetime.fromisoformat(values["begun_at"])
+    values["stages"] = {name: datetime.fromisoformat(at) for name, at in values["stages"].items()}
+    values["gate"] = Gate(**values["gate"]) if values["gate"] else None
+    return values
 
 
 def every(folder: Path) -> list[Record]:
@@ -141,3 +193,33 @@ def newest_with_heads(records: list[Record]) -> Record | None:
     """Return the newest finished round whose heads were promoted, or None."""
     promoted = [one for one in records if one.finished and one.gate and one.gate.outcome in ("promoted", "ungated")]
     return promoted[-1] if promoted else None
+
+
+# ---- tunings -----------------------------------------------------------------------------------------
+
+
+def load_tuning(folder: Path) -> Tuning:
+    """Read one tuning. Raises GreenpeaError naming the file where it is damaged."""
+    path = folder / TUNING
+    try:
+        values = _values(path)
+        values["learned_from"] = tuple(values["learned_from"])
+        return Tuning(**values, folder=folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GreenpeaError(f"{path} is damaged ({error}): move the folder away; rounds go on without it") from error
+
+
+def tunings(folder: Path) -> list[Tuning]:
+    """Return a campaign's tunings, oldest first, the unfinished one included."""
+    found = (folder / TUNINGS).glob(f"[0-9]*/{TUNING}")
+    return sorted((load_tuning(path.parent) for path in found), key=lambda tuning: tuning.number)
+
+
+def in_use(folder: Path) -> Tuning | None:
+    """Return the newest tuning that has taken over, or None."""
+    return next((one for one in reversed(tunings(folder)) if one.took_over), None)
+
+
+def tuned(folder: Path, encoder: str) -> bool:
+    """Whether embeddings are those of a tuned encoder, with two halves, and not of one that has seen no vote."""
+    return any(one.encoder == encoder for one in tunings(folder))

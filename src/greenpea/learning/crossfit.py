@@ -20,7 +20,7 @@ from torch import Tensor
 
 from greenpea.calibration import Recalibration, recalibrate
 from greenpea.errors import GreenpeaError
-from greenpea.heads import Heads, fold_of
+from greenpea.heads import HALVES, Heads, fold_of
 from greenpea.learning import heads
 from greenpea.learning.fitting import Objective, most_probable, one_thread, stiffness
 from greenpea.learning.model import Report, generator, silent
@@ -62,6 +62,7 @@ def cross_fit(
     settings: Learning,
     *,
     folds: int = 5,
+    halves: bool = False,
     salt: str = "",
     reserve: int = 90,
     start: Heads | None = None,
@@ -75,7 +76,9 @@ def cross_fit(
     ``settings`` gives the likelihood, the number of draws, their seed, and whether to recalibrate. ``reserve`` more
     draws are kept. ``by_chance`` marks subjects that nobody chose for what they are: questions that enough of them have
     answered (`FEWEST_JUDGES`) are recalibrated by them alone, because subjects chosen for their doubt, or asked until
-    they were clear, do not stand for the others. ``start``, the heads of an earlier round, makes the fit faster
+    they were clear, do not stand for the others. ``halves``: the embeddings of odd and of even folds were made by two
+    encoders, each of which has learned from the other's votes (`learning.tuned`); then a head learns from the other
+    folds of its own half alone, and ``folds`` must be even. ``start``, the heads of an earlier round, makes the fit faster
     where tree, encoder and folds are the same, and is not looked at otherwise. The same arguments give the same bits,
     whatever ``threads``.
     Raises GreenpeaError where fewer than `FEWEST` subjects have votes, an embedding is not finite, or a fit diverges.
@@ -84,7 +87,8 @@ def cross_fit(
     values, some = embeddings[rows], votes.select(rows)
     layout, fold = Layout(votes.tree, settings.likelihood), fold_of(some.subject_ids, folds, salt)
     judging = _judging(some, None if by_chance is None else by_chance[rows])
-    learned = _Learned(values, some, layout, _Standard.of(values), fold, folds, salt, judging)
+    standards = tuple(_Standard.of(values[part]) for part in _halves(fold, folds, halves))
+    learned = _Learned(values, some, layout, standards, fold, folds, salt, judging)
     warm = start if start is not None and learned.continues(start, encoder) else None
     with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
@@ -128,6 +132,21 @@ def _voted(embeddings: np.ndarray, votes: Votes) -> Int[np.ndarray, " row"]:
             f"compute them anew, or look at its image"
         )
     return rows
+
+
+def _halves(
+    fold: Int[np.ndarray, " subject"], folds: int, halves: bool
+) -> list[Bool[np.ndarray, " subject"]]:
+    """Return who learns together: everybody, or the two halves. Raises GreenpeaError where these will not do."""
+    if not halves:
+        return [np.ones(len(fold), dtype=bool)]
+    if folds % HALVES:
+        raise GreenpeaError(f"{folds} folds cannot be halved: give an even number")
+    found = [fold % HALVES == half for half in range(HALVES)]
+    fewest = min(int(half.sum()) for half in found)
+    if fewest < FEWEST:
+        raise GreenpeaError(f"{fewest} subjects of one half have votes and at least {FEWEST} are needed: wait for more")
+    return found
 
 
 def _judging(votes: Votes, by_chance: Bool[np.ndarray, " row"] | None) -> tuple[Int[np.ndarray, " judge"], Votes]:
@@ -188,12 +207,14 @@ class _Standard:
 class _Part:
     """One fold: the votes outside it, from which its head learns, and those inside, by which it is judged."""
 
-    def __init__(self, layout: Layout, values: Tensor, votes: Votes, packed: Tensor, inside: np.ndarray) -> None:
-        learned, kept = torch.from_numpy(np.flatnonzero(~inside)), torch.from_numpy(np.flatnonzero(inside))
+    def __init__(
+        self, layout: Layout, values: Tensor, votes: Votes, packed: Tensor, outside: np.ndarray, inside: np.ndarray
+    ) -> None:
+        learned, kept = torch.from_numpy(np.flatnonzero(outside)), torch.from_numpy(np.flatnonzero(inside))
         self.layout = layout
         self.learned = Objective(layout, values[learned], packed[learned])
         self.kept = Objective(layout, values[kept], packed[kept])
-        self.anchor = heads.anchor(layout, votes.select(~inside), values.shape[1]).double()
+        self.anchor = heads.anchor(layout, votes.select(outside), values.shape[1]).double()
 
     def fit(self, precision: float, start: Tensor | None) -> Tensor:
         return most_probable(self.learned, self.anchor, precision, start)
@@ -211,7 +232,7 @@ class _Learned:
     embeddings: Float[np.ndarray, "subject embedding"]
     votes: Votes
     layout: Layout
-    standard: _Standard
+    standards: tuple[_Standard, ...]  # one, or one a half
     fold: Int[np.ndarray, " subject"]
     folds: int
     salt: str
@@ -224,10 +245,19 @@ class _Learned:
             return self
         return replace(self, embeddings=self.embeddings[rows], votes=self.votes.select(rows), fold=self.fold[rows])
 
+    def standard(self, fold: int) -> _Standard:
+        """Return the coordinates in which the head of a fold is fitted."""
+        return self.standards[fold % len(self.standards)]
+
     def parts(self, each: Each) -> list[_Part]:
-        values, packed = self.standard(self.embeddings), heads.Targets(self.layout).pack(self.votes)
-        inside = [self.fold == number for number in range(self.folds)]
-        return each(lambda here: _Part(self.layout, values, self.votes, packed, here), inside)
+        packed, spaces = heads.Targets(self.layout).pack(self.votes), len(self.standards)
+        values = [standard(self.embeddings) for standard in self.standards]
+
+        def part(number: int) -> _Part:
+            inside, together = self.fold == number, self.fold % spaces == number % spaces
+            return _Part(self.layout, values[number % spaces], self.votes, packed, together & ~inside, inside)
+
+        return each(part, range(self.folds))
 
     def judged(self, ready: Heads) -> tuple[Posterior, Votes]:
         """Return what heads say of some of the subjects, each from outside its fold, and the votes to judge it by."""
@@ -243,18 +273,24 @@ class _Learned:
 
     def heads(self, means: Sequence[Tensor], weights: np.ndarray, settings: Learning, encoder: str) -> Heads:
         """Return heads without recalibration."""
-        # Distances are in units of subjects that the Gaussian was not fitted on.
-        aside = np.arange(len(self.fold)) % 5 == 0
+        geometry, *other = [self._geometry(half) for half in range(len(self.standards))]
         return Heads(
             layout=self.layout,
             weights=weights,
-            means=np.stack([self.standard.leave(mean) for mean in means]),
+            means=np.stack([self.standard(fold).leave(mean) for fold, mean in enumerate(means)]),
             draws=settings.draws,
             salt=self.salt,
             recalibration=Recalibration.identity(self.layout.tree),
-            geometry=Geometry.of(self.embeddings[~aside], self.embeddings[aside]),
+            geometry=geometry,
             encoder=encoder,
+            other=other[0] if other else None,
         )
+
+    def _geometry(self, half: int) -> Geometry:
+        """Return where embeddings lie, in units of the distance of subjects that the Gaussian was not fitted on."""
+        mine = self.embeddings[self.fold % len(self.standards) == half]
+        aside = np.arange(len(mine)) % 5 == 0
+        return Geometry.of(mine[~aside], mine[aside])
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -272,7 +308,7 @@ def _most_probable(
     The precision is looked for among some of the subjects: a prior is the same however many there are. It is the
     stiffest where looking does not pay beyond `CHANCE`.
     """
-    begin = [learned.standard.enter(mean) for mean in warm.means] if warm else [None] * learned.folds
+    begin = [learned.standard(fold).enter(mean) for fold, mean in enumerate(warm.means)] if warm else [None] * learned.folds
     few = learned.every(SEARCHED)
     parts = few.parts(each)
     fitted: dict[float, list[Tensor]] = {}
@@ -338,8 +374,9 @@ def _draws(
 ) -> Float[np.ndarray, "fold draw row output"]:
     """Return draws of every fold's head under a prior of this precision, the same noise in each fold."""
 
-    def one(pair: tuple[Tensor, dict[str, Tensor]]) -> np.ndarray:
-        state = laplace.around(learned.layout, *pair, stiffness(len(pair[0]), precision)[:, 0])
-        return learned.standard.leave(laplace.draws(state, [generator(name, seed, t) for t in range(count)]))
+    def one(fold: int) -> np.ndarray:
+        prior = stiffness(len(means[fold]), precision)[:, 0]
+        state = laplace.around(learned.layout, means[fold], curvatures[fold], prior)
+        return learned.standard(fold).leave(laplace.draws(state, [generator(name, seed, t) for t in range(count)]))
 
-    return np.stack(each(one, list(zip(means, curvatures, strict=True))))
+    return np.stack(each(one, range(learned.folds)))
