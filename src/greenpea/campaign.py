@@ -338,12 +338,14 @@ class Campaign:
     def encoder_in_use(self, report: Report = silent) -> KeptEncoder | TunedEncoder:
         """Return the encoder that rounds look through: the newest tuned one that took over, else `encoder`.
 
-        One tuned from another encoder than `encoder`, after a change of settings, is not used.
+        After a change of ``loop.encoder``, of the halves, or of who is in the audit set, a tuned one is used no more.
         """
-        base, tuning = self.encoder(report), records.in_use(self.folder)
-        if tuning is None or tuning.base != base.fingerprint:
+        base, tuning, chosen = self.encoder(report), records.in_use(self.folder), self.settings
+        if tuning is None or tuning.base != base.fingerprint or tuning.settings["split"]["salt"] != chosen.split.salt:
             return base
-        return TunedEncoder.load(tuning.folder, self.settings.split.salt)
+        if tuning.settings["site"]["audit_share"] < chosen.site.audit_share:  # it has seen votes of today's judges
+            return base
+        return TunedEncoder.load(tuning.folder, chosen.split.salt)
 
     def embeddings(
         self,
@@ -372,8 +374,10 @@ class Campaign:
             report("embeddings", done / len(missing), f"{done:,} of {len(missing):,} images")
             values, those = np.zeros((0, kept.length), np.float32), some.subject_ids[read]
             if len(read):
-                tuned = isinstance(kept, TunedEncoder)
-                values = kept.embed(block, those, *where) if tuned else kept.embed(block, *where)
+                if isinstance(kept, TunedEncoder):
+                    values = kept.embed(block, those, *where)
+                else:
+                    values = kept.embed(block, *where)
             found = found.append(those, values, [(one.subject_id, one.reason) for one in failed])
             done += len(read) + len(failed)
         if len(missing):

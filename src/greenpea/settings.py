@@ -131,6 +131,14 @@ class Loop(_Section):
         200_000, ge=0, description="up to so many classifications, streams are compared and a control head is fitted"
     )
     report: bool = Field(True, description="whether each round writes a report of how far to believe its heads")
+    tune: Literal["never", "milestones"] = Field(
+        "never",
+        description="'milestones': 'greenpea loop' trains the encoder on with the votes whenever they have doubled; it "
+        "takes over where the audit set says it is better; meanwhile no round runs. 'never': by 'greenpea tune' alone",
+    )
+    tune_answers: int = Field(
+        20_000, ge=1, description="answers outside the audit set before the first time an encoder is trained on"
+    )
     classifications: int = Field(200, ge=1, description="'greenpea loop': a round after so many new classifications")
     minutes: float = Field(10, gt=0, description="'greenpea loop': or after so many minutes, if there is any new one")
     kept: int = Field(5, ge=1, description="rounds whose ranks the store keeps, to roll back at once")

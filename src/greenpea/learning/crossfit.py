@@ -78,9 +78,9 @@ def cross_fit(
     answered (`FEWEST_JUDGES`) are recalibrated by them alone, because subjects chosen for their doubt, or asked until
     they were clear, do not stand for the others. ``halves``: the embeddings of odd and of even folds were made by two
     encoders, each of which has learned from the other's votes (`learning.tuned`); then a head learns from the other
-    folds of its own half alone, and ``folds`` must be even. ``start``, the heads of an earlier round, makes the fit faster
-    where tree, encoder and folds are the same, and is not looked at otherwise. The same arguments give the same bits,
-    whatever ``threads``.
+    folds of its own half alone, and ``folds`` must be even. ``start``, the heads of an earlier round, makes the fit
+    faster where tree, encoder and folds are the same, and is not looked at otherwise. The same arguments give the same
+    bits, whatever ``threads``.
     Raises GreenpeaError where fewer than `FEWEST` subjects have votes, an embedding is not finite, or a fit diverges.
     """
     rows = _voted(embeddings, votes)
@@ -134,9 +134,7 @@ def _voted(embeddings: np.ndarray, votes: Votes) -> Int[np.ndarray, " row"]:
     return rows
 
 
-def _halves(
-    fold: Int[np.ndarray, " subject"], folds: int, halves: bool
-) -> list[Bool[np.ndarray, " subject"]]:
+def _halves(fold: Int[np.ndarray, " subject"], folds: int, halves: bool) -> list[Bool[np.ndarray, " subject"]]:
     """Return who learns together: everybody, or the two halves. Raises GreenpeaError where these will not do."""
     if not halves:
         return [np.ones(len(fold), dtype=bool)]
@@ -308,7 +306,9 @@ def _most_probable(
     The precision is looked for among some of the subjects: a prior is the same however many there are. It is the
     stiffest where looking does not pay beyond `CHANCE`.
     """
-    begin = [learned.standard(fold).enter(mean) for fold, mean in enumerate(warm.means)] if warm else [None] * learned.folds
+    begin = (
+        [learned.standard(fold).enter(mean) for fold, mean in enumerate(warm.means)] if warm else [None] * learned.folds
+    )
     few = learned.every(SEARCHED)
     parts = few.parts(each)
     fitted: dict[float, list[Tensor]] = {}

@@ -97,13 +97,13 @@ def place_of(folder: Path, half: int) -> Path:
 
 def tune(
     start: KeptEncoder,
-    images: np.ndarray,
+    images: np.ndarray,  # [subject, channel, y, x]
     votes: Votes,
     settings: Learning,
     by_chance: Iterable[bool] = (),
     report: Report = silent,
 ) -> KeptEncoder:
-    """Return ``start``, trained on with the votes of these subjects, whose images [subject, channel, y, x] are prepared.
+    """Return ``start``, trained on with the votes of these subjects, whose prepared images these are.
 
     ``settings`` gives the likelihood, how images are varied, where to compute and the seed. A fifth of the subjects is
     kept from the gradients and says when to stop: those ``by_chance`` first, since the others do not stand for all.

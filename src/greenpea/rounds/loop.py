@@ -7,7 +7,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from greenpea.campaign import Campaign
-from greenpea.records import Record
+from greenpea.errors import GreenpeaError
+from greenpea.records import Record, Tuning
+from greenpea.rounds import tuning
 from greenpea.rounds.steps import Report, run
 from greenpea.store import Store
 
@@ -22,11 +24,13 @@ def loop(
     stop: Callable[[], bool] = lambda: False,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    tuned: Callable[[Tuning], None] = lambda tuning: None,
 ) -> None:
     """Run rounds until ``stop``: first what was interrupted, then whenever enough is new. ``told`` gets each.
 
     Enough is ``loop.classifications`` new ones, or any after ``loop.minutes``. Between rounds it looks at one index
-    every `POLLED` seconds.
+    every `POLLED` seconds. With ``loop.tune`` the encoder is tuned after a round that reached a milestone; ``tuned``
+    gets the verdict, and if it takes over, the next round comes at once.
     """
     chosen = campaign.settings.loop
     seen, last = -1, clock()
@@ -38,5 +42,16 @@ def loop(
             seen, last = newest, clock()
             if record is not None:
                 told(record)
+            if tuning.due(campaign) and (one := _tune(campaign, store, clock, report)):
+                tuned(one)
+                seen = -1 if one.took_over else seen
         else:
             sleep(POLLED)
+
+
+def _tune(campaign: Campaign, store: Store, clock: Callable[[], datetime], report: Report) -> Tuning | None:
+    """Tune, unless it cannot be now: another process does so, or votes of the audit set were taken back."""
+    try:
+        return tuning.run(campaign, store, clock, report)
+    except GreenpeaError:
+        return None

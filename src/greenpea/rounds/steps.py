@@ -17,7 +17,6 @@ finished    what it saved is counted; old ranks are forgotten         a pass ove
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -47,18 +46,24 @@ from greenpea.learning.crossfit import cross_fit
 from greenpea.posterior import Posterior
 from greenpea.records import Gate, Record
 from greenpea.rounds import comparing, gate, reporting, streams
+from greenpea.rounds.collecting import (
+    CLASSIFICATIONS,
+    POOL,
+    RETIRED,
+    audit_set,
+    digest,
+    fitted_as,
+    read_votes,
+    table,
+    write,
+)
 from greenpea.rounds.reporting import Audited
-from greenpea.settings import Settings
-from greenpea.store import Standing, Store, Stream
-from greenpea.subjects import in_audit
-from greenpea.tables import column_as_strings
-from greenpea.tree import DecisionTree
+from greenpea.store import Store, Stream
 from greenpea.votes import Votes
 from greenpea.workflow import Workflow
 
 Report = Callable[[str, float, str], None]  # stage, share done, words
 LOCK, RETIRE = "lock", "retire.json"
-POOL, CLASSIFICATIONS, RETIRED = "_audit", "_classifications", "_retired"  # columns beside the votes
 BLOCK, THREADS = 2048, 2  # subjects scored at a time, and how many such blocks
 CONTROL_FOLDS = 2  # of the control heads, which judge nobody they learned from
 TARGETS = 400  # subjects of the pool whose votes are to be foreseen
@@ -129,10 +134,12 @@ def _begin(campaign: Campaign, store: Store, found: list[Record], now: datetime)
     standing = store.standings.read(parts, number % parts, last.store_round if last else None)
     version = store.workflows.active()
     folder = campaign.folder / records.ROUNDS / f"{number:04d}"
-    data = _digest(standing.votes)
-    if found and found[-1].data == data and found[-1].workflow == version.number:
+    data = digest(standing.votes)
+    tuning = records.in_use(campaign.folder)
+    known = (data, version.number, tuning.number if tuning else 0)
+    if found and (found[-1].data, found[-1].workflow, found[-1].tuning) == known:
         return None
-    _write(folder / records.VOTES, _table(standing))
+    write(folder / records.VOTES, table(standing))
     total = int(standing.classifications.sum())
     learned = ~audit_set(standing.audit, standing.votes.subject_ids, campaign.settings)
     record = Record(
@@ -142,6 +149,7 @@ def _begin(campaign: Campaign, store: Store, found: list[Record], now: datetime)
         stages={"collected": now},
         settings=campaign.settings.model_dump(mode="json"),
         workflow=version.number,
+        tuning=known[-1],
         data=data,
         classifications=total,
         answers=int(standing.votes.total[learned].sum()),
@@ -159,49 +167,6 @@ def _abandon(record: Record, now: datetime) -> Record:
     ended = replace(record, gate=gate, stages=dict(record.stages) | {"finished": now})
     ended.save()
     return ended
-
-
-def _digest(votes: Votes) -> str:
-    """Return the SHA-256 of who has which votes; subjects without any do not matter."""
-    asked = votes.select(np.flatnonzero(votes.total > 0))
-    digest = hashlib.sha256("\n".join(map(str, asked.subject_ids)).encode())
-    for slug in asked.tree.slugs:
-        digest.update(slug.encode() + asked.counts[slug].tobytes() + asked.reached[slug].tobytes())
-    return digest.hexdigest()
-
-
-def audit_set(kept: np.ndarray, subject_ids: np.ndarray, settings: Settings) -> np.ndarray:
-    """Return which of the subjects ``kept`` to the full limit are the audit set; the others are the reference set."""
-    share = settings.site.audit_share
-    found = kept.copy()
-    found[kept] = [in_audit(str(one), share) for one in subject_ids[kept]]
-    return found
-
-
-def _table(standing: Standing) -> pa.Table:
-    table = standing.votes.to_table()
-    for name, values in (
-        (POOL, standing.audit),
-        (CLASSIFICATIONS, standing.classifications),
-        (RETIRED, standing.retired),
-    ):
-        table = table.append_column(name, pa.array(values))
-    return table
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary)
-
-
-def _read_votes(path: Path, tree: DecisionTree) -> tuple[Votes, pa.Table]:
-    table = pq.read_table(path)
-    votes = Votes.empty(tree, list(column_as_strings(table["subject_id"])))
-    for question in tree.questions:
-        votes.reached[question.slug][:] = table[f"{question.slug}_reached"].to_numpy()
-        for index, answer in enumerate(question.answer_slugs):
-            votes.counts[question.slug][:, index] = table[f"{question.slug}_{answer}"].to_numpy()
-    return votes, table
 
 
 # ---- the rest ----------------------------------------------------------------------------------------
@@ -242,7 +207,7 @@ class _Steps:
 
     @cached_property
     def _collected_table(self) -> tuple[Votes, pa.Table]:
-        return _read_votes(self.record.folder / records.VOTES, self.workflow.tree)
+        return read_votes(self.record.folder / records.VOTES, self.workflow.tree)
 
     @property
     def votes(self) -> Votes:
@@ -254,7 +219,9 @@ class _Steps:
 
     @cached_property
     def embeddings(self) -> Embeddings:
-        """The embeddings of all subjects whose image can be read."""
+        """The embeddings of all subjects whose image can be read, by the encoder this round began with."""
+        if self.record.encoder:
+            return Embeddings.open(self.campaign.folder, self.record.encoder)
         return self.campaign.embeddings(report=self.report)
 
     @cached_property
@@ -316,16 +283,11 @@ class _Steps:
         reserve: int | None = None,
         by_chance: np.ndarray | None = None,
     ) -> Heads:
-        chosen = self.campaign.settings
         return cross_fit(
             self.embeddings.take(self.embeddings.rows_of(votes.subject_ids)),
             votes,
-            chosen.learning.model_copy(update={"draws": chosen.loop.draws}),
-            folds=folds or chosen.loop.folds,
-            salt=chosen.split.salt,
-            reserve=chosen.loop.reserve if reserve is None else reserve,
+            **fitted_as(self.campaign, self.embeddings, folds, reserve),
             start=start,
-            encoder=self.embeddings.encoder,
             by_chance=by_chance,
             report=self.report,
         )
@@ -351,10 +313,17 @@ class _Steps:
             votes,
             first=self.incumbent is None,
             margin=chosen.margin,
-            superior=self.incumbent is not None and self.incumbent.encoder != self.embeddings.encoder,
+            superior=self._another_encoder(),
             enough=chosen.audit_votes,
             rng=np.random.default_rng([self.record.seed, 1]),
         )
+
+    def _another_encoder(self) -> bool:
+        """Whether these heads stand on an encoder that has yet to show that it is better than the incumbent's."""
+        if self.incumbent is None or self.incumbent.encoder == self.embeddings.encoder:
+            return False
+        tuned = records.in_use(self.campaign.folder)  # which has shown it already, on the same votes
+        return tuned is None or (tuned.encoder, tuned.before) != (self.embeddings.encoder, self.incumbent.encoder)
 
     def _before(self) -> Posterior:
         """Return what the incumbent says of the audit subjects; before there is one, the predictor without images."""
@@ -455,7 +424,7 @@ class _Steps:
         chosen = self.campaign.settings.loop
         ranked = acquisition.gumbel_order(scored.score, rng, coldness=chosen.coldness, keep=chosen.ranked)
         order = ranked.order[: chosen.ranked]
-        _write(
+        write(
             self.record.folder / records.SCORES,
             pa.table(
                 {
