@@ -12,7 +12,7 @@ import torch
 from greenpea import information
 from greenpea.calibration import Recalibration, constant, evaluate, recalibrate
 from greenpea.errors import GreenpeaError
-from greenpea.heads import Heads
+from greenpea.heads import Heads, half_of
 from greenpea.learning import crossfit, fitting, heads
 from greenpea.learning.crossfit import climb, cross_fit
 from greenpea.learning.settings import Learning
@@ -187,6 +187,49 @@ def test_a_question_that_few_of_them_reach_is_judged_by_everybody(monkeypatch: p
     for slug in others:
         assert judging.reached[slug].sum() == votes.reached[slug][by_chance].sum() >= 100
     assert list(judging.subject_ids) == list(votes.subject_ids[rows])
+
+
+def test_in_halves_a_head_sees_neither_its_own_fold_nor_the_other_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Votes and embeddings of a fold and of the other half are turned round, and its head does not change by a bit."""
+    monkeypatch.setattr(crossfit, "PRECISIONS", (10.0,))
+    monkeypatch.setattr(crossfit, "WIDTHS", (1.0,))
+    settings = SETTINGS.model_copy(update={"recalibrate": False})
+    embeddings = subjects(160)
+    votes = cast(embeddings)
+    first = cross_fit(embeddings, votes, settings, folds=6, halves=True, reserve=0)
+    fold = first.fold_of(votes.subject_ids)
+    np.testing.assert_array_equal(fold % 2, half_of(votes.subject_ids))
+    for number in range(6):
+        unseen = (fold == number) | (fold % 2 != number % 2)
+        turned = Votes(votes.tree, votes.subject_ids, {"q": votes.counts["q"].copy()}, votes.reached)
+        turned.counts["q"][unseen] = turned.counts["q"][unseen, ::-1]
+        other = cross_fit(embeddings, turned, settings, folds=6, halves=True, reserve=0)
+        np.testing.assert_array_equal(other.weights[number], first.weights[number])
+        assert (other.means != first.means).any()
+
+
+def test_halves_may_lie_anywhere_in_space(tmp_path: Path) -> None:
+    """One half's embeddings are scaled and moved: its heads learn as well, and nobody is far from its own half."""
+    embeddings = subjects(400)
+    votes = cast(embeddings)
+    odd = half_of(votes.subject_ids) == 1
+    moved = np.where(odd[:, None], 7 * embeddings[:, ::-1] - 40, embeddings).astype(np.float32)
+    found = cross_fit(moved, votes, SETTINGS, folds=6, halves=True, reserve=0)
+    posterior = found.posterior(moved, votes.subject_ids)
+    error = np.abs(posterior.mean("q")[:, 0] - shares(embeddings))
+    assert error[odd].mean() < 0.06
+    assert error[~odd].mean() < 0.06
+    assert posterior.distance is not None
+    assert np.median(posterior.distance[odd]) == pytest.approx(1, abs=0.15)
+    assert np.median(posterior.distance[~odd]) == pytest.approx(1, abs=0.15)
+    again = Heads.load(found.save(tmp_path / "heads"))
+    assert again.fingerprint == found.fingerprint
+    np.testing.assert_array_equal(again.posterior(moved, votes.subject_ids).distance, posterior.distance)
+    with pytest.raises(GreenpeaError, match="5 folds cannot be halved"):
+        cross_fit(moved, votes, SETTINGS, folds=5, halves=True)
+    few = np.flatnonzero(~odd | (np.cumsum(odd) <= 4))
+    with pytest.raises(GreenpeaError, match="4 subjects of one half have votes"):
+        cross_fit(moved[few], votes.select(few), SETTINGS, folds=6, halves=True)
 
 
 def test_doubt_falls_as_votes_grow() -> None:

@@ -1,4 +1,4 @@
-"""Encoders trained on with the campaign's votes: who learns from whom, who judges, what takes over, what a kill leaves."""
+"""Encoders trained on with the votes: who learns from whom, who judges, what takes over, what a kill leaves."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def begun(folder: Path, seeing: bool) -> Campaign:
         )
     store = opened(campaign)
     vote(store, mine, 120)
-    assert rounds.run(campaign, store, clock=lambda: NOW).finished
+    unjudged = Campaign.open(campaign.folder, ["loop.audit_votes=1000000"])  # a round that is promoted in any case
+    assert rounds.run(unjudged, store, clock=lambda: NOW).gate.outcome == "ungated"
     store.close()
     return campaign
 
@@ -144,7 +145,7 @@ def test_neither_encoder_learns_from_the_half_it_looks_at_nor_from_the_audit_set
     for half, member in enumerate(pair.members):
         mine = half_of(ids) == half
         np.testing.assert_array_equal(seen[mine], member.embed(images[mine], "32-true"))
-    with pytest.raises(GreenpeaError, match="has learned from .* subjects of that half"):
+    with pytest.raises(GreenpeaError, match=r"has learned from \d+ subjects of that half"):
         TunedEncoder(pair.members[::-1], "")
 
 
