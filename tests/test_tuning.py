@@ -32,10 +32,10 @@ from greenpea.store import Store
 from greenpea.subjects import in_audit
 from round_hands import NOW, Opinions, make, opened, vote
 
-SUBJECTS, SIZE, AUDIT = 120, 32, 0.25
+SUBJECTS, SIZE, AUDIT = 80, 32, 0.25
 SETTINGS = (
     f"images.size={SIZE}", f"site.audit_share={AUDIT}", "site.audit=0.3", "loop.encoder=../base", "loop.folds=2",
-    "loop.audit_votes=100", "learning.precision=32-true", "loop.tune_answers=500",
+    "loop.audit_votes=100", "learning.precision=32-true", "loop.tune_answers=300",
 )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def begun(folder: Path, seeing: bool) -> Campaign:
             campaign.folder / "images" / f"s{number:02d}.png"
         )
     store = opened(campaign)
-    vote(store, mine, 120)
+    vote(store, mine, 60)
     unjudged = Campaign.open(campaign.folder, ["loop.audit_votes=1000000"])  # a round that is promoted in any case
     assert rounds.run(unjudged, store, clock=lambda: NOW).gate.outcome == "ungated"
     store.close()
