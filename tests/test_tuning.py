@@ -133,9 +133,11 @@ def test_neither_encoder_learns_from_the_half_it_looks_at_nor_from_the_audit_set
     assert found.finished
     ids = campaign.subjects.subject_ids
     audit = np.array([in_audit(one, AUDIT) for one in ids])
+    cast = store.standings.read().votes
+    voted = set(cast.subject_ids[cast.total > 0])
     pair = TunedEncoder.load(found.folder, "")
     for half, member in enumerate(pair.members):
-        assert set(member.learned_from) == set(ids[~audit & (half_of(ids) == 1 - half)])
+        assert set(member.learned_from) == set(ids[~audit & (half_of(ids) == 1 - half)]) & voted
         kept = checkpoint.load_encoder(found.folder / f"encoder-{half}")  # it stands in its file
         assert kept.learned_from == member.learned_from
     assert found.learned_from == tuple(len(one.learned_from) for one in pair.members)
