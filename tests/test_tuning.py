@@ -311,7 +311,7 @@ def test_killed_anywhere_the_next_start_goes_on_and_nothing_takes_over_before(
     assert TunedEncoder.load(found.folder, "").members[0].fingerprint == first.fingerprint  # trained once
 
 
-def test_one_that_cannot_go_on_is_ended_and_another_begun(world: Open, tmp_path: Path) -> None:
+def test_one_that_cannot_go_on_is_ended_and_another_begun(world: Open) -> None:
     campaign, store = world(True)
 
     class Stopped(Exception): ...
@@ -321,7 +321,8 @@ def test_one_that_cannot_go_on_is_ended_and_another_begun(world: Open, tmp_path:
 
     with pytest.raises(Stopped):
         run_tuning(campaign, store, after=stop)
-    changed = Campaign.open(campaign.folder, ["images.crop=0.9"])
+    checkpoint.save_encoder(encoder(False), campaign.folder.parent / "other")
+    changed = Campaign.open(campaign.folder, ["loop.encoder=../other"])
     vote(store, opinions(1), 5)
     with pytest.raises(GreenpeaError, match="holds no embeddings"):  # a round comes first
         run_tuning(changed, store)
