@@ -137,8 +137,6 @@ def run(
     history = training.history
     if keep:
         training.restore(keep)
-    if progress and history.train and fabric.global_rank == 0:
-        progress(len(history.train) - 1, history)  # so that people see at once that it goes on, and from where
     before, started = history.seconds[-1] if history.seconds else 0.0, time.monotonic()
     while not training.over:
         epoch = len(history.train)
