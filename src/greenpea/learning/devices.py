@@ -89,6 +89,9 @@ def _one_of_them(fabric: Fabric, work: Path, told: Any) -> None:
     mine = batches.share(rank, ranks) if hasattr(batches, "share") else Share(batches, rank, ranks)
     judged = Share(held_out, rank, ranks, even=False)
     training.run(fabric, module, mine, loss, judged, recipe, lambda *news: told.put(news), keep)
+    fabric.barrier()
+    if torch.distributed.is_initialized():  # a process that ends with its connections open may be aborted by them
+        torch.distributed.destroy_process_group()
 
 
 class Share:
