@@ -14,6 +14,8 @@ import torch
 
 from greenpea.calibration import Score
 
+KEPT: list[torch.library.Library] = []
+
 
 def data_folder(*parts: str) -> Path:
     """Return a folder of the real data, or end politely where it is not at hand."""
@@ -37,6 +39,19 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def declare_torchvision() -> None:
+    """Let timm load beside a torch for processors: a torchvision built for GPUs misses two operators there."""
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        KEPT.append(library)  # what it declares goes with it
 
 
 def say() -> Callable[[str, float, str], None]:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from common import finish
+from common import declare_torchvision, finish
 from greenpea import catalogue, creation, images, predicting, simulate
 from greenpea.campaign import Campaign
 from greenpea.learning.model import Model
@@ -134,7 +134,8 @@ def naive(campaign: Campaign, model: Model, subjects: SubjectSet, folder: Path) 
             block = np.stack([found[0] for found in images._prepare_some(model.preparation, some)])
             posterior = campaign._posterior(model, block, some.subject_ids, drawn)
             rng = np.random.default_rng(at)
-            writer.write(catalogue.table(posterior, some.metadata, chosen.votes, chosen.information_votes, rng))
+            told = (chosen.votes, chosen.information_votes, rng)
+            writer.write(catalogue.table(posterior, some.metadata, *told, doubt_votes=chosen.doubt_votes))
         writer.close()
 
     return timed(work)
@@ -216,6 +217,7 @@ def main() -> None:
         if chosen.peak:
             return peak(folder, chosen.peak)
         figures: dict[str, Any] = {"benchmark": "prediction", "images": chosen.images, "draws": 30, "workers": 2}
+        declare_torchvision()
         for encoder in chosen.encoders:
             figures[encoder] = stages(folder, encoder, chosen.images)
             print(encoder, figures[encoder], file=sys.stderr)
