@@ -1,4 +1,7 @@
-"""What the benchmarks share: where the real data is, and the one JSON object printed last."""
+"""What the benchmarks share: where the real data is, and the one JSON object printed last.
+
+torch is imported where it is used: `greenpea.learning` tells it how its threads wait, and must come first.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from greenpea.calibration import Score
 
-KEPT: list[torch.library.Library] = []
+KEPT: list[Any] = []
 
 
 def data_folder(*parts: str) -> Path:
@@ -29,6 +30,8 @@ def data_folder(*parts: str) -> Path:
 
 def finish(figures: dict[str, Any]) -> None:
     """Print the figures as one line of JSON, last."""
+    import torch
+
     machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version()}
     print(json.dumps(_rounded(figures) | {"machine": machine}))
 
@@ -43,6 +46,8 @@ def _rounded(value: Any) -> Any:
 
 def declare_torchvision() -> None:
     """Let timm load beside a torch for processors: a torchvision built for GPUs misses two operators there."""
+    import torch
+
     try:
         import torchvision  # noqa: F401
     except ImportError:

@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from common import declare_torchvision, finish
-from greenpea import catalogue, creation, images, predicting, simulate
+from greenpea import catalogue, creation, describing, images, predicting, simulate
 from greenpea.campaign import Campaign
 from greenpea.learning.model import Model
 from greenpea.packing import pack
@@ -109,15 +109,15 @@ def writing(campaign: Campaign, model: Model, block: np.ndarray, subjects: Subje
     def tasks() -> Iterator[Any]:
         for at in range(0, len(subjects), len(block)):
             rows = np.arange(at, min(at + len(block), len(subjects)))
-            yield predicting.Block(at, rows, known.select(np.arange(len(rows))), ()), subjects.select(rows).metadata
+            yield describing.Block(at, rows, known.select(np.arange(len(rows))), ()), subjects.select(rows).metadata
 
     def work() -> None:
         parts = -(-len(subjects) // chosen.part)
         with Processes(chosen.workers) as runner, Unfinished.open(folder / "w.parquet", {}, parts, True) as unfinished:
-            found = list(runner.map(partial(predicting._describe, chosen, 0, False), tasks(), chosen.workers))
+            found = list(runner.map(partial(describing.describe, chosen, 0, False), tasks(), chosen.workers))
             each = chosen.part // predicting.BLOCK
             for part in range(parts):
-                unfinished.add(part, predicting._joined(found[part * each : (part + 1) * each]), [], {})
+                unfinished.add(part, describing.joined(found[part * each : (part + 1) * each]), [], {})
             unfinished.join()
 
     return timed(work)

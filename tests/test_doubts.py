@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -130,10 +131,18 @@ def test_doubt_about_weights_is_information_of_that_question() -> None:
     np.testing.assert_allclose(of_question(some, "q", 5, rng()).weights, information.of_question(some, "q", 5))
 
 
-def test_every_state_of_a_multiple_question_is_enumerated() -> None:
-    some = posterior(np.full((2, 1, 2), 0.5), "binomial")
-    vectors = doubts._every(some.tree["q"], 2)
-    assert sorted(map(tuple, vectors.tolist())) == sorted(product(range(3), repeat=2))
+@pytest.mark.parametrize("family", ["binomial", "beta-binomial"])
+def test_doubt_about_a_multiple_question_is_information_of_all_its_counts(family: str) -> None:
+    """By the likelihoods of every count there can be, one by one."""
+    parameters = rng().uniform(0.02, 0.98, (6, 5, 3)) if family == "binomial" else rng().gamma(1, 2, (6, 5, 3, 2))
+    shares = rng().dirichlet(np.ones(6), 5).T
+    some = replace(posterior(parameters, family), weights=shares)
+    for votes in (1, 2, 4):
+        states = [np.array(state) for state in product(range(votes + 1), repeat=3)]
+        told = [np.broadcast_to(state, (5, 3)) for state in states]
+        log_p = np.stack([some.log_likelihood("q", state, np.full(5, votes)) for state in told], axis=-1)
+        expected = information.mutual_information(log_p, some.log_weights)
+        np.testing.assert_allclose(of_question(some, "q", votes, rng()).weights, expected, atol=1e-12)
 
 
 def test_the_catalogue_tells_each_kind_with_its_unit_and_the_error_where_it_has_one() -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from greenpea import converting, doubts, information, selections
+from greenpea import doubts, information, selections
 from greenpea.measurements import MeasurementPosterior
 from greenpea.posterior import Posterior
 from greenpea.tree import DecisionTree, Question
@@ -297,6 +297,8 @@ def _listed(posterior: Posterior, slug: str) -> Float[np.ndarray, "subject draw 
 
 def described(schema: pa.Schema, about: dict[str, str]) -> pa.Schema:
     """Return a catalogue's schema with what it says of itself, and that again as readers of VOTables have it."""
+    from greenpea import converting  # astropy is slow to import, and those who describe do without
+
     schema = schema.with_metadata(dict(schema.metadata or {}) | about)
     return schema.with_metadata({**schema.metadata, **converting.voparquet(schema)}) if about else schema
 

@@ -206,6 +206,9 @@ class Posterior(Mixture):
 
         Their `average` is the mixture's.
         """
+        if votes == 1:
+            f = self.fractions(question)
+            return np.stack([1 - f, f], axis=-1)
         k = np.arange(votes + 1.0)
         combinations = gammaln(votes + 1) - gammaln(k + 1) - gammaln(votes - k + 1)
         if self._is_point(question):

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from greenpea import catalogue, images
+from greenpea.describing import Block, Left, describe, joined
 from greenpea.embeddings import Embeddings
 from greenpea.errors import GreenpeaError
 from greenpea.files import saving
@@ -35,19 +36,6 @@ from greenpea.subjects import SubjectSet
 BLOCK = 1024  # subjects that the network sees, and that are described, at a time
 
 Report = Callable[[str, float, str], None]  # stage, share done, a few words
-Left = tuple[tuple[str, str], ...]  # subjects left out, and why
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Some subjects, in order: the rows that could be seen, and those that could not, with the reason."""
-
-    start: int  # the first subject's row, of those seen or not
-    rows: np.ndarray
-    posterior: Posterior | None  # of the rows seen; None where there is none
-    left: Left
-
-
 Source = Callable[[np.ndarray, Runner], Iterator[Block]]  # rows of the subjects, in blocks
 
 
@@ -111,15 +99,15 @@ def _fill(prediction: Prediction, unfinished: Unfinished, report: Report) -> Non
     pace = _Pace(len(prediction.subjects), len(prediction.subjects) - len(rows), report)
     with choose(chosen.workers, len(rows)) as runner:
         blocks = prediction.source(rows, runner)
-        tasks = (_task(prediction, block) for block in blocks)
-        found = runner.map(partial(_describe, chosen, prediction.seed, prediction.draws), tasks, chosen.workers)
+        tasks = ((block, prediction.subjects.select(block.rows).metadata) for block in blocks)
+        found = runner.map(partial(describe, chosen, prediction.seed, prediction.draws), tasks, chosen.workers)
         for part in missing:
             described, done = [], 0
             while done < len(prediction.rows_of(part)):
                 described.append(next(found))
                 done += described[-1].subjects
                 pace.tell(described[-1].subjects)
-            tables, left = _joined(described), [pair for one in described for pair in one.left]
+            tables, left = joined(described), [pair for one in described for pair in one.left]
             unfinished.add(part, tables, left, _about(prediction, tables))
 
 
@@ -215,37 +203,6 @@ def _block(settings: Catalogue) -> int:
 
 def _why(kept: Embeddings, subject: str) -> str:
     return kept.unreadable.get(subject, f"no embedding of it is kept in {kept.folder}: predict from the images")
-
-
-# ---- describing --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Described:
-    subjects: int  # seen or not
-    tables: dict[str, list[pa.Table]]
-    left: Left
-
-
-def _task(prediction: Prediction, block: Block) -> tuple[Block, pa.Table]:
-    return block, prediction.subjects.select(block.rows).metadata
-
-
-def _describe(settings: Catalogue, seed: int, draws: bool, task: tuple[Block, pa.Table]) -> _Described:
-    block, metadata = task
-    subjects = len(block.rows) + len(block.left)
-    if block.posterior is None:
-        return _Described(subjects, {}, block.left)
-    rng = np.random.default_rng([seed, block.start])
-    told = (settings.votes, settings.information_votes, rng)
-    table = catalogue.table(block.posterior, metadata, *told, doubt_votes=settings.doubt_votes)
-    tables = {MAIN: [table]} | ({DRAWS: list(catalogue.draws_tables(block.posterior))} if draws else {})
-    return _Described(subjects, tables, block.left)
-
-
-def _joined(described: Sequence[_Described]) -> dict[str, list[pa.Table]]:
-    names = dict.fromkeys(name for one in described for name in one.tables)
-    return {name: [table for one in described for table in one.tables.get(name, [])] for name in names}
 
 
 class _Pace:
