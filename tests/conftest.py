@@ -8,7 +8,8 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,22 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data is not here: set GREENPEA_DATA to its folder")
     return folder
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A small disk: what is called with ``size=400k`` or ``ro`` makes it so, and returns its folder; or a skip."""
+    place = tmp_path / "kleine Platte é"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)], capture_output=True).returncode:
+        pytest.skip("a disk cannot be mounted here: that is root's to do")
+
+    def make(option: str) -> Path:
+        subprocess.run(["mount", "-o", f"remount,{option}", str(place)], check=True)
+        return place
+
+    yield make
+    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.fixture(scope="session")

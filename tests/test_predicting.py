@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from greenpea import creation, parts, runner
 from greenpea.campaign import Campaign
 from greenpea.errors import GreenpeaError
 from greenpea.files import saving
+from greenpea.packing import pack
 from greenpea.parts import Unfinished
 from greenpea.settings import Settings
 from greenpea.subjects import SubjectSet
@@ -151,11 +152,53 @@ def test_a_full_disk_is_told_and_spoils_nothing(folder: Path, undisturbed: bytes
     assert out.read_bytes() == undisturbed
 
 
-def test_a_real_full_disk(tmp_path: Path) -> None:
+def test_a_real_disk_full_and_read_only(folder: Path, undisturbed: bytes, disk: Callable[[str], Path]) -> None:
+    """Room for some of the parts; then for all; and read-only in between."""
+    out = disk(f"size={len(undisturbed) // 4096 * 4 + 300}k") / "c.parquet"
+    with pytest.raises(GreenpeaError, match=r"c\.parquet cannot be written, the disk is full: make room"):
+        Campaign.open(folder, SMALL).predict(out)
+    done = sorted((out.parent / "c.parquet.unfinished").glob("_part-*.json"))
+    assert done
+    disk("size=20m,ro")
+    with pytest.raises(GreenpeaError, match=r"c\.parquet cannot be written, the disk is read-only: give a place"):
+        Campaign.open(folder, SMALL).predict(out)
+    disk("rw")
+    Campaign.open(folder, SMALL).predict(out)
+    assert out.read_bytes() == undisturbed
+
+
+def test_a_device_that_is_full(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with pytest.raises(GreenpeaError, match="the disk is full: make room"), saving(tmp_path / "x"):
         Path("/dev/full").write_bytes(b"x" * 10)
+
+
+def test_one_per_cent_unreadable_is_counted_and_listed_everywhere(tmp_path: Path) -> None:
+    """From a table with votes by way of training to the catalogue, from files and from shards."""
+    simulated = tmp_path / "Ü simulated"
+    creation.simulate(simulated, 300, votes=6, size=24, seed=6)
+    broken = [f"sim-{number:06d}" for number in (1, 123, 300)]
+    for number, name in enumerate(broken):
+        path = simulated / "images" / f"{name}.png"
+        if number == 0:
+            path.write_bytes(b"")
+        elif number == 1:
+            path.write_bytes(path.read_bytes()[:200])
+        else:
+            path.unlink()
+    campaign = Campaign.open(simulated, (*QUICK, "learning.draws=3"))
+    _, model = campaign.train()
+    seen = [name for name in broken if campaign.roles[list(campaign.subjects.subject_ids).index(name)] != "test"]
+    assert seen
+    assert [name for name, _ in model.facts["unreadable"]] == seen
+    pack(campaign.subjects, tmp_path / "shards")
+    for subjects, name in ((None, "files"), (SubjectSet.open(tmp_path / "shards"), "shards")):
+        done = campaign.predict(tmp_path / f"{name}.parquet", subjects)
+        assert (done.subjects, [one.subject_id for one in done.unreadable]) == (297, broken)
+        assert [line.split(",")[0].strip('"') for line in done.listed.read_text().splitlines()[1:]] == broken
+    one, other = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("files", "shards"))
+    assert one.equals(other)
 
 
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs an operating system with users")

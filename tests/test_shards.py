@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,28 @@ def test_other_subjects_are_not_mixed_in(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(GreenpeaError, match="not empty"):
         pack(subjects, tmp_path / "full")
+
+
+@KINDS
+def test_a_disk_that_is_full_or_read_only_is_told_and_loses_nothing(
+    folder: Path, tmp_path: Path, disk: Callable[[str], Path], kind: str
+) -> None:
+    """On a real disk, without room for the third shard; given room, it ends with the same bytes."""
+    subjects = SubjectSet.open(folder)
+    pack(subjects, tmp_path / "undisturbed", kind, size=6)
+    files = [path for path in (tmp_path / "undisturbed").rglob("*") if path.is_file()]
+    needed = sum(path.stat().st_size for path in files)
+    out = disk(f"size={needed * 3 // 5 // 4096 * 4}k") / "shards"
+    with pytest.raises(GreenpeaError, match=r"shards cannot be written, the disk is full: make room, then run the sam"):
+        pack(subjects, out, kind, size=6)
+    assert not list(out.glob(".*"))
+    disk("size=10m,ro")
+    with pytest.raises(GreenpeaError, match="shards cannot be written, the disk is read-only: give a place"):
+        pack(subjects, out, kind, size=6)
+    disk("rw")
+    assert pack(subjects, out, kind, size=6).kept >= 1
+    for path in files:
+        assert (out / path.relative_to(tmp_path / "undisturbed")).read_bytes() == path.read_bytes()
 
 
 # ---- damaged -----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from astropy.io import fits
 
 from greenpea import shards
 from greenpea.errors import GreenpeaError
-from greenpea.files import replacing
+from greenpea.files import replacing, saving
 from greenpea.formats import Unreadable, read_bytes, usual_ending
 from greenpea.images import assemble
 from greenpea.shards import Location, Manifest
@@ -45,14 +45,14 @@ def pack(
     """Write the images of ``subjects``, as their files are, into shards of ``size`` subjects in the folder ``out``.
 
     Nothing is decoded but images of several files, which become one: what is broken stays so, and is listed when it is
-    loaded. Metadata go into the shards and
-    their index. A shard that is finished is not written again. The same subjects give the same bytes. Memory is
-    that of a row group. Raises GreenpeaError where ``out`` holds other things.
+    loaded. Metadata go into the shards and their index. A shard that is finished is not written again. The same
+    subjects give the same bytes. Memory is that of a row group. Raises GreenpeaError where ``out`` holds other things,
+    or cannot be written to.
     """
     out, manifest = Path(out), Manifest(kind, size, len(subjects))
-    _begin(out, manifest)
     kept = 0
-    try:
+    with saving(out):
+        _begin(out, manifest)
         for number in range(manifest.count):
             rows = np.arange(number * size, min((number + 1) * size, len(subjects)))
             if report:
@@ -61,10 +61,6 @@ def pack(
                 kept += 1
             else:
                 _write(subjects, rows, out, number, kind)
-    except OSError as error:
-        raise GreenpeaError(
-            f"{out} cannot be written: {error.strerror or error}. What is finished stays: then run the same again"
-        ) from error
     written = [shards.place_of(out, number, kind) for number in range(manifest.count)]
     return Packed(
         out, len(subjects), manifest.count, kept, sum(one.stat().st_size for one in written), _missing(out, manifest)
@@ -82,11 +78,8 @@ def _begin(out: Path, manifest: Manifest) -> None:
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise GreenpeaError(f"{out} is not empty: choose a new folder for the shards")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        manifest.save(out)
-    except OSError as error:
-        raise GreenpeaError(f"{out} cannot be written: {error.strerror or error}; choose another folder") from error
+    out.mkdir(parents=True, exist_ok=True)
+    manifest.save(out)
 
 
 def _is_done(out: Path, number: int, subject_ids: np.ndarray) -> bool:
