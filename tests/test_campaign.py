@@ -275,7 +275,7 @@ def test_a_malformed_tree(tmp_path: Path) -> None:
     )
     said = greenpea("init", tmp_path / "c", "--tree", tree, "--subjects", _images(tmp_path / "i"), fails=True)
     assert "'q' leads to 'qq', which does not exist" in said
-    assert "no tree 'gz3'; did you mean 'gz2'?" in greenpea("tree", "show", "gz3", fails=True)
+    assert "no tree 'gz3' (did you mean 'gz2'?" in greenpea("tree", "show", "gz3", fails=True)
 
 
 def test_a_question_with_some_of_its_columns_is_named(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_truncated_checkpoint(fresh: Path, tmp_path: Path) -> None:
     ("words", "expected"),
     [
         (["info", "nowhere"], "not a campaign"),
-        (["train", "{c}", "--set", "learning.epoch=3"], "no setting 'learning.epoch'; did you mean 'learning.epochs'?"),
+        (["train", "{c}", "--set", "learning.epoch=3"], "no setting 'learning.epoch' (did you mean 'learning.epochs'?"),
         (["train", "{c}", "--set", "learning.epochs=0"], "learning.epochs = 0"),
         (["train", "{c}", "--set", "learning.uncertainty=laplas"], "learning.uncertainty = 'laplas'"),
         (["train", "{c}", "--set", "images.size.big=3"], "'size' is a setting, not a section"),

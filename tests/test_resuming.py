@@ -230,11 +230,12 @@ def test_a_campaigns_training_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(_Killed):
         Campaign.open(tmp_path / "c", sets).train(report=stop)
     assert Campaign.open(tmp_path / "c").runs == []
-    told: list[float] = []
-    _, model = Campaign.open(tmp_path / "c", sets).train(
-        report=lambda stage, share, words: told.append(share) if stage == "training" else None
-    )
-    assert len(told) == 3  # its beginning, and the two epochs that were left
+    stages: list[str] = []
+    _, model = Campaign.open(tmp_path / "c", sets).train(report=lambda stage, *_: stages.append(stage))
+    assert stages[0] == "going on"
+    assert stages.count("training") == 3  # its beginning, and the two epochs that were left
     assert not list((tmp_path / "c" / "runs").glob(".unfinished"))
-    _, undisturbed = Campaign.open(tmp_path / "c", sets).train()
+    stages.clear()
+    _, undisturbed = Campaign.open(tmp_path / "c", sets).train(report=lambda stage, *_: stages.append(stage))
+    assert "going on" not in stages
     assert model.fingerprint() == undisturbed.fingerprint()

@@ -31,10 +31,10 @@ def test_every_setting_says_what_it_means() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[lerning]\nepochs = 5\n", "there is no setting 'lerning'; did you mean 'learning'?"),
-        ("[learning]\nepoch = 5\n", "there is no setting 'learning.epoch'; did you mean 'learning.epochs'?"),
-        ("[learning]\nsize = 5\n", "there is no setting 'learning.size'; did you mean 'images.size'?"),
-        ("[fetching]\ntimout = 5\n", "there is no setting 'fetching.timout'; did you mean 'fetching.timeout'?"),
+        ("[lerning]\nepochs = 5\n", "there is no setting 'lerning' (did you mean 'learning'?"),
+        ("[learning]\nepoch = 5\n", "there is no setting 'learning.epoch' (did you mean 'learning.epochs'?"),
+        ("[learning]\nsize = 5\n", "there is no setting 'learning.size' (did you mean 'images.size'?"),
+        ("[fetching]\ntimout = 5\n", "there is no setting 'fetching.timout' (did you mean 'fetching.timeout'?"),
         ("[learning]\nepochs = 0\n", "learning.epochs = 0"),
         ("[images]\nsize = 'large'\n", "images.size = 'large'"),
         ("images = 3\n", "images = 3"),
@@ -53,9 +53,9 @@ def test_a_mistake_names_the_file_the_key_and_the_remedy(tmp_path: Path, text: s
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("epochs=5", "write section.key=value, such as learning.epochs=50; did you mean 'learning.epochs'?"),
+        ("epochs=5", "write section.key=value, such as learning.epochs=50 (did you mean 'learning.epochs'?"),
         ("learning.epochs", "write section.key=value"),
-        ("learnin.epochs=5", "there is no setting 'learnin'; did you mean 'learning'?"),
+        ("learnin.epochs=5", "there is no setting 'learnin' (did you mean 'learning'?"),
         ("workers=5", "did you mean 'catalogue.workers'?"),
     ],
 )

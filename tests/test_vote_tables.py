@@ -106,14 +106,14 @@ def test_what_the_tree_does_not_ask_is_left_out_and_said() -> None:
     votes = of_replies(
         long(("a", "Ann", "smooth", "yes"), ("a", "Ann", "smoth", "yes"), ("a", "Bo", "smooth", "")), TREE
     )
-    assert "1 replies to 'smoth', which the tree does not ask, are left out; did you mean 'smooth'?" in votes.note
+    assert "1 replies to 'smoth', which the tree does not ask, are left out (did you mean 'smooth'?" in votes.note
     assert "1 replies to smooth are blank and left out" in votes.note
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (long(("a", "A", "smooth", "yess")), r"t, row 2: question 'smooth' has no answer 'yess'; did you mean 'yes'"),
+        (long(("a", "A", "smooth", "yess")), r"t, row 2: question 'smooth' has no answer 'yess' .did you mean 'yes'"),
         (long(("a", "A", "shape", "round")), r"none of the questions \('shape'\) is one of tree 'small': smooth, bar"),
         (long(("a", "A", "smooth", "yes"), (None, "B", "smooth", "no")), r"t, row 3: column 'subject' is blank"),
         (long(("a", "rare", "ring"), names="subject question answer"), "'rare' is 'multiple'.*column of volunteers"),

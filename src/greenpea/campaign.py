@@ -198,6 +198,8 @@ class Campaign:
         rows = np.flatnonzero((self.votes.total > 0) & np.isin(self.roles, ("training", "validation")))
         number = 1 + max((int(run.name) for run in self.runs if run.name.isdigit()), default=0)
         keep = self._keep(rows, first)
+        if keep.begun:
+            report("going on", 1.0, "from where this training was stopped")
         model = self._learn(rows, self.roles[rows] == "validation", first, report, keep)
         facts = {
             "start": first.fingerprint() if first else None,

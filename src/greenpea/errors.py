@@ -11,6 +11,6 @@ class GreenpeaError(ValueError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest known word, or ``""`` when none is close."""
+    """Return ``" (did you mean 'x'?)"`` for the closest known word, or ``""`` when none is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""

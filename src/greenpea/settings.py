@@ -251,7 +251,7 @@ def _suggestion(place: str) -> str:
     key = place.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == key]
     if same:
-        return f"; did you mean {' or '.join(map(repr, same))}?"
+        return f" (did you mean {' or '.join(map(repr, same))}?)"
     return did_you_mean(place, known) or did_you_mean(place, [name.rpartition(".")[2] for name in known])
 
 

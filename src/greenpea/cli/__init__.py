@@ -63,7 +63,10 @@ def main() -> None:
 def init(
     folder: Folder,
     tree: Annotated[str, typer.Option(help="A shipped tree (see 'greenpea tree list') or a JSON file.")],
-    subjects: Annotated[Path, typer.Option(help="A folder of images, or a CSV or Parquet table that lists them.")],
+    subjects: Annotated[
+        Path,
+        typer.Option(help="A folder of images or of shards, or a table that lists them: CSV, Parquet, FITS, VOTable."),
+    ],
     votes: Annotated[
         Path | None, typer.Option(help="A table of vote counts. Default: the table of subjects, if it has any.")
     ] = None,

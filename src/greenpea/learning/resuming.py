@@ -43,6 +43,11 @@ class Keep:
         """Whether it is time to write again."""
         return time.monotonic() - self.saved >= self.every
 
+    @property
+    def begun(self) -> bool:
+        """Whether a state of this training, or of a part of it, was written before."""
+        return any(_about(path).get("what", "").startswith(self.what) for path in self.folder.rglob(FILE))
+
     def write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Write the state, whole or not at all. Raises GreenpeaError where the disk is full or read-only."""
         path = self.folder / FILE
@@ -64,6 +69,14 @@ class Keep:
                 return {name: file.get_tensor(name) for name in file.keys()}, json.loads(about["facts"])  # noqa: SIM118
         except (FileNotFoundError, SafetensorError, KeyError, ValueError):
             return None
+
+
+def _about(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (FileNotFoundError, SafetensorError):
+        return {}
 
 
 # ---- what a state consists of ------------------------------------------------------------------------

@@ -109,7 +109,7 @@ class SignIn(BaseModel):
 class Problem(BaseModel):
     """What went wrong, and the remedy."""
 
-    detail: str = Field(examples=["question 'bar' has no answer 'stong'; did you mean 'strong'?"])
+    detail: str = Field(examples=["question 'bar' has no answer 'stong' (did you mean 'strong'?)"])
 
 
 class HandedSubject(BaseModel):
