@@ -44,13 +44,13 @@ def undisturbed(words: list[str], log: Path) -> float:
     return time.perf_counter() - started
 
 
-def disturbed(words: list[str], log: Path, kills: int, takes: float, rng: random.Random) -> int:
-    """Run until it is done, killed at random moments on the way; return how often it was."""
+def disturbed(words: list[str], log: Path, kills: int, latest: float, rng: random.Random) -> int:
+    """Run until it is done, killed after up to ``latest`` seconds again and again; return how often it was."""
     killed = 0
     while True:
         process = run(words, log)
         try:
-            code = process.wait(rng.uniform(0.1, 0.5) * takes if killed < kills else None)
+            code = process.wait(rng.uniform(0.2, 1) * latest if killed < kills else None)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -82,7 +82,7 @@ def prediction(folder: Path, images: int, kills: int, rng: random.Random) -> dic
         if more:
             words = [[*some, "--embeddings", str(where)] for some, where in zip(words, kept, strict=True)]
         takes = undisturbed(words[0], log)
-        killed += disturbed(words[1], log, kills // 2, takes, rng)
+        killed += disturbed(words[1], log, kills // 2, takes / 2, rng)
         one, other = (list(digests(out).values()) for out in outs)
         different += one != other
         if more:
@@ -99,7 +99,7 @@ def training(folder: Path, subjects: int, epochs: int, kills: int, rng: random.R
         if way == "undisturbed":
             takes = undisturbed(words, folder / "train.log")
         else:
-            killed = disturbed(words, folder / "train.log", kills, takes, rng)
+            killed = disturbed(words, folder / "train.log", kills, takes / 4, rng)
         prints.append(checkpoint.facts(place / RUNS / "0001")["fingerprint"])
         left = (place / RUNS / UNFINISHED).exists()
     return {"killed": killed, "different": int(prints[0] != prints[1]), "left_over": left, "seconds_undisturbed": takes}

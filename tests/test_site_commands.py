@@ -12,7 +12,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import pytest
 from greenpea import cli
 from greenpea.cli.screen import console
 from greenpea.settings import Settings
+from greenpea.site.accounts import CLOSED
 from greenpea.site.opening import fill, open_store
 from greenpea.store import Role, SentClassification, Store
 from greenpea.store.migrations import newest
@@ -131,6 +132,7 @@ def _serving(*words: object, **more: str) -> Iterator[tuple[str, subprocess.Pope
         stderr=subprocess.STDOUT,
         text=True,
         env=_environment(**more),
+        start_new_session=True,
     )
     try:
         assert process.stdout is not None
@@ -144,7 +146,8 @@ def _serving(*words: object, **more: str) -> Iterator[tuple[str, subprocess.Pope
             assert client.get(f"http://127.0.0.1:{port}/readyz").json()["ready"] is True
         yield f"http://127.0.0.1:{port}", process, said
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its workers too, which hold its output open
         process.communicate()
 
 
@@ -184,11 +187,13 @@ def test_serve_takes_several_workers_on_postgresql(folder: Path, postgres: str) 
 
     url = new_database(postgres)
     try:
-        with _serving(folder, "--workers", 2, "--quiet", GREENPEA_DATABASE=url) as (address, process, said):
+        words = ("--workers", 2, "--quiet", "--set", "site.sign_up=false")
+        with _serving(folder, *words, GREENPEA_DATABASE=url) as (address, process, said):
             assert "store on postgresql" in "".join(said)
             with httpx.Client(base_url=address, timeout=20) as client:
                 for _ in range(5):
                     assert client.get("/readyz").json() == {"ready": True, "database": "postgresql"}
+                    assert CLOSED in client.get("/join").text
             _stop(process)
     finally:
         drop_database(url)
@@ -203,6 +208,9 @@ def test_serve_refuses_what_cannot_be(
     said = greenpea("serve", tmp_path / "nothing", fails=True)
     assert "is not a campaign: it has no campaign.toml. Make one with 'greenpea init'" in said
     assert not (tmp_path / "nothing").exists()
+    monkeypatch.setenv("GREENPEA_SETS", "[]")
+    said = greenpea("serve", folder, "--set", "site.signup=false", "--port", free_port(), fails=True)
+    assert "there is no setting 'site.signup' (did you mean 'site.sign_up'?)" in said
     monkeypatch.setenv("GREENPEA_SECRET", "short")
     assert "GREENPEA_SECRET is too short" in greenpea("serve", folder, fails=True)
     monkeypatch.setenv("GREENPEA_SECRET", "")

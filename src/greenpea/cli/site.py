@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import socket
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from greenpea.cli.screen import console, plain, progress
+from greenpea.cli.screen import Sets, console, plain, progress
 from greenpea.errors import GreenpeaError
 
 if TYPE_CHECKING:  # importing the web framework takes a second: only the commands that need it pay
@@ -98,12 +99,11 @@ def _revision(opened: Database) -> str | None:
 
 def fill_store(store: Store, folder: Path) -> Filled:
     """Bring what the campaign's folder holds into its store, and say what a person should know of it."""
-    from greenpea.settings import Settings
-    from greenpea.site.opening import fill
+    from greenpea.site.opening import fill, settings_of
 
     with progress() as report:
         report("reading the campaign's folder", 0.0, "")
-        filled = fill(store, folder, Settings.load(folder / "campaign.toml"), utc_now(), report)
+        filled = fill(store, folder, settings_of(folder), utc_now(), report)
     if filled.kept:
         console.print(
             f"[yellow]The workflow was published on the site since: version {filled.version} of there counts, not "
@@ -139,6 +139,7 @@ def serve(
     ] = "127.0.0.1",
     prefix: Annotated[str, typer.Option(help="The path under which a proxy shows the site, such as /galaxies.")] = "",
     quiet: Annotated[bool, typer.Option("--quiet", help="Log failed requests only.")] = False,
+    sets: Sets = None,
 ) -> None:
     """Open the campaign's web site: volunteers classify, the team watches and exports.
 
@@ -146,13 +147,16 @@ def serve(
 
       greenpea serve galaxies
 
+      greenpea serve galaxies --set site.lease_minutes=10 --set site.sign_up=false
+
       greenpea serve survey --database postgresql://greenpea:secret@db/survey --workers 4 --host 0.0.0.0
     """
     from greenpea.site import mail
-    from greenpea.site.opening import CAMPAIGN, DATABASE, QUIET, secret_of
+    from greenpea.site.opening import CAMPAIGN, DATABASE, QUIET, SETS, secret_of
 
     mail.mailer(os.environ)
     secret_of(os.environ)
+    os.environ[SETS] = json.dumps(sets or [])  # server processes read it too
     _refuse_taken(host, port)
     store = store_of(folder, database, new=True)
     if workers > 1 and store.database.kind == "sqlite":

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ from greenpea.workflow import Workflow
 
 STORE, GOLD = "store.sqlite", "gold.csv"
 MORE_IMAGES = 9  # columns image_2 to image_9 of the subjects' table hold further images
-DATABASE, CAMPAIGN = "GREENPEA_DATABASE", "GREENPEA_CAMPAIGN"
+DATABASE, CAMPAIGN, SETS = "GREENPEA_DATABASE", "GREENPEA_CAMPAIGN", "GREENPEA_SETS"
 GROUP, QUIET = "GREENPEA_GROUP_COMMIT", "GREENPEA_QUIET"
 
 
@@ -59,9 +60,14 @@ def place_of(folder: Path, database: str | None = None) -> str | Path:
     return database or os.environ.get(DATABASE) or folder / STORE
 
 
+def settings_of(folder: Path) -> Settings:
+    """Return a campaign's settings, with what the environment overrides: a JSON list of ``section.key=value``."""
+    return Settings.load(folder / "campaign.toml").override(json.loads(os.environ.get(SETS) or "[]"))
+
+
 def open_store(folder: Path, database: str | None = None, settings: Settings | None = None) -> Store:
     """Open a campaign's store (`place_of`); a new one is set up."""
-    settings = settings or Settings.load(folder / "campaign.toml")
+    settings = settings or settings_of(folder)
     group = os.environ.get(GROUP, "1") != "0"
     return Store.open(place_of(folder, database), group=group, options=options_of(settings.site))
 
@@ -214,7 +220,7 @@ def _answers(question: Question, cell: str) -> list[str]:
 def worker() -> FastAPI:
     """Return the site as a server's worker process makes it: where everything is stands in the environment."""
     folder = Path(os.environ[CAMPAIGN])
-    settings = Settings.load(folder / "campaign.toml")
+    settings = settings_of(folder)
     quiet = os.environ.get(QUIET) == "1"
     app = create_app(open_store(folder, None, settings), folder, settings, secret_of(os.environ), quiet=quiet)
     # What is there by now stays until the end: looking through it for garbage would hold everybody up, again and again.
