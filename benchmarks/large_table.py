@@ -64,7 +64,7 @@ def run(step: str, folder: Path) -> dict[str, float]:
     else:
         subjects = SubjectSet.load(folder)
         if step != "load":
-            began, worked = time.perf_counter(), time.process_time()
+            began, worked, before = time.perf_counter(), time.process_time(), peak()
             for row in range(0, len(subjects), len(subjects) // 1000):
                 subjects.source(row)
     seconds, processor = time.perf_counter() - began, time.process_time() - worked
