@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import griffe
 import numpy as np
 import pytest
 import yaml
@@ -251,17 +252,34 @@ def test_every_formula_of_the_mathematics_can_be_drawn() -> None:
         assert "\\" not in re.sub(r"<[^>]+>", "", hooks.to_mathml(block or inline)), block or inline
 
 
-def test_docstrings_are_read_as_markdown() -> None:
+def _docstrings() -> Any:
     spec = importlib.util.spec_from_file_location("docstrings", DOCS / "docstrings.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_docstrings_are_read_as_markdown() -> None:
+    module = _docstrings()
     text = "Families:\n\n===  ====\na    b\n===  ====\n1    | x\n2\n===  ====\n\n::\n\n    code\n"
     table = "| a | b |\n|---|---|\n| 1 | \\| x |\n| 2 |  |"
     assert table in module.to_markdown(text)
     assert "::" not in module.to_markdown(text)
     assert "\n    code" in module.to_markdown(text)
+    headless = module.to_markdown("===  ====\na    b\n===  ====\n\nAnd so on.")
+    assert "|  |  |\n|---|---|\n| a | b |" in headless
+    assert headless.endswith("\nAnd so on.")
+
+
+def test_the_reference_shows_the_fields_of_a_value() -> None:
+    module = _docstrings()
+    package = griffe.load("greenpea.tree", search_paths=[ROOT / "src"])
+    module.Words().on_package(pkg=package)
+    parent = package["Parent"]
+    assert parent.docstring.value.endswith("```python\nquestion: Slug\nanswer: Slug | None\n```")
+    assert not any("_Part" in str(base) for base in parent.bases)
 
 
 def _plug_points() -> Iterator[str]:

@@ -286,7 +286,7 @@ def epig(
 ) -> Float[np.ndarray, " subject"]:
     """Return the expected information, in nats, that a subject's answer gives about a target's answer.
 
-    EPIG (Bickford Smith+2023): the mean over targets of KL(p(y, y*) ‖ p(y) p(y*)), with p(y, y*) = E_t p_t(y) p_t(y*).
+    EPIG (Bickford Smith+2023): the mean over targets of KL(p(y, y′) ‖ p(y) p(y′)), with p(y, y′) = E_t p_t(y) p_t(y′).
     Asks for what matters to the subjects one wants to know about, where `bald` asks for any doubt.
     """
     draws, subjects, classes = pool.shape

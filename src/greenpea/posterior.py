@@ -277,7 +277,7 @@ def log_pmf(
     counts: Num[np.ndarray, "*size answer"],
     n: Num[np.ndarray, "*size"],
 ) -> Float[np.ndarray, "*batch"]:
-    """Return ln p(counts) under one of the families, in nats (REFERENCE: Walmsley+2020, Walmsley+2022).
+    """Return ln p(counts) under one of the families, in nats (Walmsley+2020, Walmsley+2022).
 
     ``parameters`` broadcast against ``counts``. Exactly 0 where ``n`` is 0.
     """

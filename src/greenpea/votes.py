@@ -256,7 +256,7 @@ class Votes:
 def read_votes(
     path: str | Path, tree: DecisionTree, id_column: str | None = None, columns: Mapped | None = None
 ) -> Votes:
-    """Read a CSV (plain or gzipped) or Parquet table of counts; see `Votes.from_table` for what is refused."""
+    """Read a table of counts (CSV, Parquet, FITS or VOTable); see `Votes.from_table` for what is refused."""
     table = read_table(path, text_columns=(id_column,) if id_column else ())
     where = Path(path).name
     id_column = find_id_column(table.column_names, id_column, where)

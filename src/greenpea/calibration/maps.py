@@ -1,5 +1,6 @@
-"""Maps that correct probabilities of classes, one published method each, the same two calls: fit on a validation split,
-then apply to anything. Never fit one on what it will be judged by.
+"""Maps that correct probabilities of classes, one published method each, the same two calls.
+
+Fit on a validation split, then apply to anything. Never fit one on what it will be judged by.
 
 =============  =============================================  =========  ===============================================
 name           q(p)                                           numbers    source
