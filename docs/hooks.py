@@ -81,9 +81,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Turn formulas into MathML, which browsers draw by themselves; let wide tables scroll."""
+    """Turn formulas into MathML, which browsers draw by themselves; let wide tables scroll and pictures open."""
     html = re.sub(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', _formula, html, flags=re.DOTALL)
     html = re.sub(r"<thead>\s*<tr>(\s*<th[^>]*></th>)+\s*</tr>\s*</thead>", "", html)  # a head that says nothing
+    html = re.sub(r'<img [^>]*\bsrc="([^"]+)"[^>]*>', r'<a href="\1">\g<0></a>', html)  # in full size, on a phone
     return html.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
 
 
@@ -128,7 +129,11 @@ def decisions() -> list[Path]:
 
 def decisions_page() -> str:
     lines = [f"- [{_heading(path)}]({path.name})" for path in decisions()]
-    return "\n".join(["# Decisions", "", "Choices that would be costly to undo, with their reasons.", "", *lines])
+    told = (
+        "Choices that would be costly to undo, with their reasons. The design that some of them depart from is the "
+        "plan from before the code; what is true now stands on the other pages."
+    )
+    return "\n".join(["# Decisions", "", told, "", *lines])
 
 
 def _heading(path: Path) -> str:
@@ -169,14 +174,14 @@ def _command(words: str, command: Any) -> Iterator[str]:
     yield f"\n```text\ngreenpea {words}{' ' + usage if usage else ''}{' [OPTIONS]' if options else ''}\n```\n"
     yield told.strip()
     if arguments or options:
-        yield "\n| | | default |\n|---|---|---|"
+        yield "\n| name | meaning | default |\n|---|---|---|"
     for one in arguments:
         yield f"| `{_word(one).strip('[]')}` | {_cell(one.help)} | {_default(one)} |"
     for one in options:
         yield f"| `{', '.join([*one.opts, *one.secondary_opts])}` | {_cell(one.help)} | {_default(one)} |"
     if examples.strip():
         lines = "\n".join(line.strip() for line in examples.strip().splitlines() if line.strip())
-        yield f"\n```text\n{lines}\n```"
+        yield f"\nFor example:\n\n```text\n{lines}\n```"
 
 
 def _word(argument: Any) -> str:
@@ -275,7 +280,7 @@ def rooms_page() -> str:
 
 
 def room_page(room: str) -> str:
-    return f"# greenpea.{room}\n\n::: greenpea.{room}\n"
+    return f"# {f'greenpea.{room}'.replace('.', '.<wbr>')}\n\n::: greenpea.{room}\n"  # names break at their dots
 
 
 def _first_line(room: str) -> str:

@@ -63,12 +63,9 @@ def main() -> None:
 def init(
     folder: Folder,
     tree: Annotated[str, typer.Option(help="A shipped tree (see 'greenpea tree list') or a JSON file.")],
-    subjects: Annotated[
-        Path,
-        typer.Option(help="A folder of images or of shards, or a table that lists them: CSV, Parquet, FITS, VOTable."),
-    ],
+    subjects: Annotated[Path, typer.Option(help="A folder of images, a table that lists them, or shards.")],
     votes: Annotated[
-        Path | None, typer.Option(help="A table of vote counts. Default: the table of subjects, if it has any.")
+        Path | None, typer.Option(help="A table of votes. Default: the table of subjects, if it has any.")
     ] = None,
     id_column: Annotated[str | None, typer.Option(help="The column that identifies subjects.")] = None,
     image_column: Annotated[str | None, typer.Option(help="The column with the images or their paths.")] = None,
