@@ -99,7 +99,7 @@ def training(folder: Path, subjects: int, epochs: int, kills: int, rng: random.R
         if way == "undisturbed":
             takes = undisturbed(words, folder / "train.log")
         else:
-            killed = disturbed(words, folder / "train.log", kills, takes / 4, rng)
+            killed = disturbed(words, folder / "train.log", kills, takes / 6, rng)
         prints.append(checkpoint.facts(place / RUNS / "0001")["fingerprint"])
         left = (place / RUNS / UNFINISHED).exists()
     return {"killed": killed, "different": int(prints[0] != prints[1]), "left_over": left, "seconds_undisturbed": takes}
