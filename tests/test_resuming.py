@@ -239,3 +239,32 @@ def test_a_campaigns_training_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     _, undisturbed = Campaign.open(tmp_path / "c", sets).train(report=lambda stage, *_: stages.append(stage))
     assert "going on" not in stages
     assert model.fingerprint() == undisturbed.fingerprint()
+
+
+def test_an_ensemble_killed_in_its_second_network_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = ("learning.uncertainty=ensemble", "learning.members=3", "learning.epochs=3", "learning.width=4")
+    sets = (*sets, "learning.precision=32-true", "learning.orientation=any")
+    creation.simulate(tmp_path / "c", 90, votes=5, size=24, seed=2)
+    monkeypatch.setattr("greenpea.campaign.Keep", functools.partial(Keep, every=0))
+    epochs = 0
+
+    def stop(*_: object) -> None:
+        nonlocal epochs
+        epochs += 1
+        if epochs > 5:  # of 9
+            raise _Killed
+
+    told = training.run
+    monkeypatch.setattr(training, "run", lambda *words: told(*words[:6], stop, words[7]))
+    with pytest.raises(_Killed):
+        Campaign.open(tmp_path / "c", sets).train()
+    kept = sorted((tmp_path / "c" / "runs" / ".unfinished").rglob(resuming.FILE))
+    assert len(kept) == 2
+    epochs = -10
+    _, model = Campaign.open(tmp_path / "c", sets).train()
+    assert epochs == -10 + 9 - 5
+    monkeypatch.setattr(training, "run", told)
+    _, undisturbed = Campaign.open(tmp_path / "c", sets).train()
+    assert model.fingerprint() == undisturbed.fingerprint()
