@@ -201,9 +201,9 @@ def test_a_vanished_image_is_told_once_and_the_queue_goes_on(
     file.unlink()
     for _ in range(3):
         reply = client.get(link(store, "a.png"))
-        assert (reply.status_code, reply.text) == (404, "no picture: file not found\n")
+        assert (reply.status_code, reply.text) == (404, "no picture: file not found: a.png\n")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "no picture" in line]
-    assert [(line["subject_id"], line["reason"]) for line in lines] == [("a.png", "file not found")]
+    assert [(line["subject_id"], line["reason"]) for line in lines] == [("a.png", "file not found: a.png")]
 
     handed = []
     while subjects := client.post("/api/v1/next", json={"count": 10}).json()["subjects"]:

@@ -66,7 +66,7 @@ def same(one: SubjectSet, other: SubjectSet) -> None:
     assert one.metadata.to_pydict() == other.metadata.to_pydict()
     first, second = load(one, SHAPE), load(other, SHAPE)
     np.testing.assert_array_equal(first.images, second.images)
-    assert [bad.subject_id for bad in first.unreadable] == [bad.subject_id for bad in second.unreadable]
+    assert first.unreadable == second.unreadable
 
 
 # ---- packed and opened -------------------------------------------------------------------------------
@@ -87,11 +87,11 @@ def test_a_folder_packed_is_the_folder(folder: Path, tmp_path: Path, kind: str) 
 def test_a_table_packed_keeps_metadata_and_what_is_missing(folder: Path, tmp_path: Path, kind: str) -> None:
     subjects = SubjectSet.open(table_of(folder))
     done = pack(subjects, tmp_path / "out", kind, size=6)
-    assert done.missing == (("g/3 é", "file not found"), ("g/5 é", "no image is named"))
+    assert done.missing == (("g/3 é", "file not found: gone.png"), ("g/5 é", "no image is named"))
     again = SubjectSet.open(tmp_path / "out")
     same(subjects, again)
     reasons = {bad.subject_id: bad.reason for bad in load(again, SHAPE).unreadable}
-    assert reasons["g/3 é"] == "file not found"
+    assert reasons["g/3 é"] == "file not found: gone.png"
     assert reasons["g/5 é"] == "no image is named"
     assert len(reasons) == 3
 

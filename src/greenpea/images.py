@@ -115,7 +115,21 @@ def assemble(
 
     A JPEG may come smaller (`formats.decode`). Raises `Unreadable`.
     """
-    return joined([decode(read_bytes(source), at_least, extensions) for source in sources])
+    return joined([_part(sources, number, extensions, at_least) for number in range(len(sources))])
+
+
+def _part(
+    sources: Sequence[Path | bytes], number: int, extensions: Sequence[Extension] | None, at_least: int | None
+) -> Num[np.ndarray, "y x channel"]:
+    source = sources[number]
+    try:
+        if source == b"":  # what `SubjectSet.source` gives where the table's cell is blank
+            raise Unreadable("no image is named")
+        return decode(read_bytes(source), at_least, extensions)
+    except Unreadable as error:
+        if len(sources) == 1:
+            raise
+        raise Unreadable(f"file {number + 1} of {len(sources)}: {error.reason}") from error
 
 
 def _prepare(array: np.ndarray, how: Preparation) -> tuple[Num[np.ndarray, "channel size size"], int]:
@@ -348,9 +362,9 @@ def native_size(subjects: SubjectSet, extensions: Sequence[Extension] | None = N
         try:
             sides.append(min(assemble(subjects.sources(row), extensions).shape[:2]))
         except GreenpeaError as error:
-            problem = error
+            problem = f"of {subjects.subject_ids[row]!r} in {subjects.locations['image'][row].as_py()!r}: {error}"
     if not sides:
-        raise GreenpeaError(f"none of {min(sample, len(subjects))} images can be read; the last one: {problem}")
+        raise GreenpeaError(f"none of {min(sample, len(subjects))} images can be read; the last one, {problem}")
     return int(np.median(sides))
 
 

@@ -83,11 +83,11 @@ def read_bytes(source: Path | bytes) -> bytes:
     try:
         return source.read_bytes()
     except FileNotFoundError:
-        raise Unreadable("file not found") from None
+        raise Unreadable(f"file not found: {source.name}") from None
     except IsADirectoryError:
-        raise Unreadable("it is a folder, not a file") from None
+        raise Unreadable(f"{source.name} is a folder, not a file") from None
     except OSError as error:
-        raise Unreadable(f"the file cannot be opened: {error.strerror or error}") from error
+        raise Unreadable(f"the file {source.name} cannot be opened: {error.strerror or error}") from error
 
 
 def decode(
