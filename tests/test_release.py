@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from astropy.table import Table
+from rich.text import Text
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from greenpea.campaign import Campaign
@@ -190,3 +192,11 @@ def test_the_command_says_what_is_missing(trained: Path, tmp_path: Path) -> None
     done = CliRunner().invoke(app, ["release", str(trained), "--out", str(tmp_path / "out")])
     assert isinstance(done.exception, GreenpeaError)
     assert "authors" in str(done.exception)
+
+
+def test_no_words_of_the_help_are_taken_for_markup() -> None:
+    commands = [get_command(app)]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+    for command in commands[1:]:
+        assert Text.from_markup(command.help or "").plain == (command.help or "")

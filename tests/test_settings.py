@@ -71,3 +71,12 @@ def test_overrides_of_a_new_campaign_stand_in_its_file(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     settings = Settings.load(tmp_path / "c" / "campaign.toml")
     assert (settings.learning.epochs, settings.catalogue.votes, settings.images.size) == (3, 12, 16)
+
+
+def test_text_that_looks_like_a_number_stays_text_and_faults_name_the_key_alone() -> None:
+    assert Settings().override(["release.version=1.10", "release.title=2024"]).release.version == "1.10"
+    assert Settings().override(['release.version="2"']).release.version == "2"
+    with pytest.raises(GreenpeaError, match=r"^--set: learning.epochs = -3: Input should be greater"):
+        Settings().override(["learning.epochs=-3"])
+    with pytest.raises(GreenpeaError, match=r"release.authors = 'Doe, Jane': Input should be a list, such as"):
+        Settings().override(["release.authors=Doe, Jane"])

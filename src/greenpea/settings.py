@@ -224,25 +224,30 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
                 raise GreenpeaError(f"--set {override!r}: {section!r} is a setting, not a section")
-        place[name] = _value(text.strip())
+        place[name] = _value(text.strip(), key.strip() in known_keys(str))
     return values
 
 
-def _value(text: str) -> Any:
-    """Read a value as TOML, else take it as the text it is."""
+def _value(text: str, is_text: bool) -> Any:
+    """Read a value as TOML, else, or where text is wanted and it would be a number, take it as the text it is."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    return text if is_text and not isinstance(value, str) else value
+
+
+KINDS = ("literal", "int", "function", "constrained")  # what pydantic puts behind the key of a setting of several types
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
-        place = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("literal", "int", "function")))
+        place = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(KINDS))
         if fault["type"] == "extra_forbidden":
             yield f"there is no setting {place!r}{_suggestion(place)}"
         else:
-            yield f"{place} = {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}"
+            said = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [1, 2]")
+            yield f"{place} = {fault['input']!r}: {said}"
 
 
 def _suggestion(place: str) -> str:
@@ -255,10 +260,11 @@ def _suggestion(place: str) -> str:
     return did_you_mean(place, known) or did_you_mean(place, [name.rpartition(".")[2] for name in known])
 
 
-def known_keys() -> list[str]:
-    """Return every setting as ``section.key``."""
-    sections: dict[str, type[BaseModel]] = {name: kind.annotation for name, kind in Settings.model_fields.items()}  # type: ignore[misc]
-    return [*sections, *(f"{name}.{key}" for name, kind in sections.items() for key in kind.model_fields)]
+def known_keys(kind: type | None = None) -> list[str]:
+    """Return every section, and every setting as ``section.key``; or only the settings of one ``kind``."""
+    sections: dict[str, type[BaseModel]] = {name: one.annotation for name, one in Settings.model_fields.items()}  # type: ignore[misc]
+    settings = {f"{name}.{key}": one for name, some in sections.items() for key, one in some.model_fields.items()}
+    return [*sections, *settings] if kind is None else [key for key, one in settings.items() if one.annotation is kind]
 
 
 def _lines(settings: Settings) -> Iterator[str]:

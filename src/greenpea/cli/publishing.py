@@ -57,7 +57,7 @@ def release(
 ) -> None:
     """Write the folder to upload for a DOI: catalogue, cards, calibration, checkpoint, citation, checksums.
 
-    Title, authors and licence stand in [release] of campaign.toml. Test and audit subjects are in the catalogue, and
+    Title, authors and licence stand in campaign.toml, under release. Test and audit subjects are in the catalogue, and
     their votes are kept back unless release.votes says otherwise.
 
     Examples:
