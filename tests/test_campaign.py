@@ -17,6 +17,8 @@ import pytest
 from PIL import Image
 
 from greenpea.campaign import Campaign, roles, shares
+from greenpea.creation import create
+from greenpea.errors import GreenpeaError
 from greenpea.settings import Split
 
 QUICK = ["--set", "learning.epochs=3", "--set", "learning.width=8", "--set", "learning.precision=32-true"]
@@ -406,3 +408,18 @@ def test_real_galaxies_and_photographs_can_be_imported(data_folder: Path, tmp_pa
     said = greenpea("init", tmp_path / "cifar", "--tree", tmp_path / "tree.json", "--subjects", table)
     assert "8,000 subjects, 8,000 of them" in said
     assert "32 × 32" in said
+
+
+def test_votes_on_none_of_the_subjects_are_refused_and_those_of_another_tree_are_told(tmp_path: Path) -> None:
+    for name in "ab":
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"{name}.png")
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "id,image,smooth-or-features_smooth,smooth-or-features_features-or-disk,"
+        "smooth-or-features_star-or-artifact\nx,a.png,1,2,0\ny,b.png,2,1,0\n"
+    )
+    with pytest.raises(GreenpeaError, match=r"none of the 2 subjects .*'x'.*is among the 2 .*'a'.*--id-column"):
+        create(tmp_path / "c", "gz2", tmp_path, votes=table)
+    assert not (tmp_path / "c").exists()
+    _, imported = create(tmp_path / "d", "binary", table)
+    assert imported.note == "its columns hold votes on the tree gz2, not on binary"

@@ -285,7 +285,10 @@ def test_several_files_are_the_bands_of_one_image(bands: Path) -> None:
     loaded = load(subjects, Preparation(size=4, stretch="linear", black=0, scale=100))
     assert loaded.images.shape == (2, 3, 4, 4)
     reasons = {bad.subject_id: bad.reason for bad in loaded.unreadable}
-    assert reasons == {"s2": "file 2 of 3: file not found: é r.fits", "s3": "its parts have different sizes in pixels: 12 × 9, 4 × 4"}
+    assert reasons == {
+        "s2": "file 2 of 3: file not found: é r.fits",
+        "s3": "its parts have different sizes in pixels: 12 × 9, 4 × 4",
+    }
 
 
 def test_several_files_pass_through_a_campaigns_folder_and_shards(bands: Path, tmp_path: Path) -> None:

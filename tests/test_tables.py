@@ -165,3 +165,8 @@ def test_a_campaign_from_a_votable(tmp_path: Path) -> None:
     assert "7 subjects, 6 of them with" in said
     assert "left out: spectrum" in said
     assert pq.read_table(tmp_path / "c" / "subjects.parquet")["mag_2"].to_pylist()[0] == 1
+
+
+def test_semicolons_part_cells_where_a_spreadsheet_wrote_them(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id;note;n\n01;a, b;2\n", encoding="utf-8")
+    assert read_table(tmp_path / "t.csv").to_pydict() == {"id": ["01"], "note": ["a, b"], "n": [2]}

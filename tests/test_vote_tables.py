@@ -273,3 +273,17 @@ def test_two_rows_of_the_same_key_are_found() -> None:
     keys = np.array([[1, 0, 1, 1], [2, 2, 2, 3]])
     assert vote_tables._repeated(keys).tolist() == [False, False, True, False]
     assert isinstance(Votes.empty(TREE, ["a"]).note, str)
+
+
+def test_a_fraction_or_total_that_is_blank_is_told() -> None:
+    columns = {"answer_yes_fraction": [0.5, None, 0.5], "answer_no_fraction": [0.5, 0.5, 0.5]}
+    table = pa.table(columns | {"answer_total-votes": [4, 4, None]})
+    votes = of_subjects(table, DecisionTree.load("binary"), ["a", "b", "c"])
+    assert votes.counts["answer"].tolist() == [[2, 2], [0, 2], [0, 0]]
+    assert "in 2 places some fractions or the total are blank: they are taken as 0" in votes.note
+
+
+def test_a_negative_fraction_is_not_taken_for_a_percentage() -> None:
+    columns = {"answer_yes_fraction": [-99.0], "answer_no_fraction": [0.5], "answer_total-votes": [4]}
+    with pytest.raises(GreenpeaError, match=r"-99: fractions run from 0 to 1; leave the cell blank"):
+        of_subjects(pa.table(columns), DecisionTree.load("binary"), ["a"])

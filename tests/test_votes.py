@@ -498,3 +498,15 @@ def test_cifar10h_as_a_tree_of_one_question(data_folder: Path) -> None:
     votes = read_votes(data_folder / "cifar10h" / "test.parquet", DecisionTree(name="cifar10h", questions=(question,)))
     assert len(votes) == 8_000
     assert (votes.total.min(), votes.total.max()) == (47, 63)
+
+
+def test_blank_cells_beside_counts_are_told(tmp_path: Path) -> None:
+    file = _csv(tmp_path, "id,answer_yes,answer_no\na,,2\nb,3,\nc,,\nd,1,1\n")
+    votes = read_votes(file, DecisionTree.load("binary"))
+    assert votes.counts["answer"].tolist() == [[0, 2], [3, 0], [0, 0], [1, 1]]
+    assert votes.note == "2 subjects have some cells of answer blank and others not: the blank are taken as 0"
+
+
+def test_ids_that_a_spreadsheet_rounded_are_told_as_such(tmp_path: Path) -> None:
+    file = _csv(tmp_path, "id,answer_yes,answer_no\n8.64747E+18,1,2\n8.64747E+18,3,1\n")
+    _refused(file, DecisionTree.load("binary"), "rows 2 and 3: the id '8.64747E+18' was rounded", "'id'", "as text")

@@ -21,8 +21,8 @@ from greenpea.settings import Settings
 from greenpea.simulate.guide import GUIDE, TUTORIAL
 from greenpea.subjects import SubjectSet
 from greenpea.tables import column_names
-from greenpea.tree import DecisionTree
-from greenpea.vote_tables import read_votes, votes_in
+from greenpea.tree import DecisionTree, shipped
+from greenpea.vote_tables import holds_votes, read_votes, votes_in
 from greenpea.votes import Votes, incomplete
 from greenpea.workflow import Workflow
 
@@ -70,6 +70,7 @@ def create(
     subject_set = subjects if isinstance(subjects, SubjectSet) else SubjectSet.open(subjects, own_id, image_column)
     subject_set = subject_set.fetching(settings.fetching)
     found = _votes(tree, path, votes, id_column, subject_set)
+    _refuse_strangers(found, subject_set)
     if not any(key.startswith("images.size") for key in overrides):
         size = min(LARGEST_DEFAULT, images.native_size(subject_set, settings.images.extensions))
         settings = settings.override([f"images.size={size}"])
@@ -121,9 +122,27 @@ def _votes(
     return None if table is None else votes_in(table, tree, subjects)
 
 
+def _refuse_strangers(votes: Votes | None, subjects: SubjectSet) -> None:
+    """Raise GreenpeaError where there are votes, and none of them is on one of these subjects."""
+    if votes is None or not len(votes) or set(votes.subject_ids) & set(subjects.subject_ids):
+        return
+    raise GreenpeaError(
+        f"none of the {len(votes):,} subjects with votes (such as {votes.subject_ids[0]!r}) is among the "
+        f"{len(subjects):,} subjects (such as {subjects.subject_ids[0]!r}): both need the same ids; name the column "
+        f"with --id-column, or rename the subjects"
+    )
+
+
+def _other_trees(tree: DecisionTree, names: Sequence[str]) -> str:
+    """Return a hint at shipped trees whose votes a table has columns for, when it has none for ``tree``, or ""."""
+    fitting = [] if holds_votes(names, tree) else [n for n in shipped() if holds_votes(names, DecisionTree.load(n))]
+    return f"its columns hold votes on the tree {' or '.join(fitting)}, not on {tree.name}" if fitting else ""
+
+
 def _imported(subjects: SubjectSet, tree: DecisionTree, votes: Votes | None, columns: Sequence[str] = ()) -> Imported:
     if votes is None:
-        return Imported(len(subjects), 0, 0, 0, 0, tree.slugs, {}, subjects.note)
+        note = "; ".join(filter(None, (subjects.note, _other_trees(tree, columns))))
+        return Imported(len(subjects), 0, 0, 0, 0, tree.slugs, {}, note)
     known = set(subjects.subject_ids)
     aligned = votes.align(subjects.subject_ids)
     return Imported(

@@ -6,6 +6,7 @@ import codecs
 import csv as python_csv
 import gzip
 import io
+import re
 import warnings
 import zlib
 from collections import Counter
@@ -34,6 +35,7 @@ ID_COLUMNS = (
     "galaxy_id",
     "galaxy",
 )
+ROUNDED = re.compile(r"\d\.\d+[eE]\+\d+")  # a long number that a spreadsheet, or pandas, wrote as a real one
 WHOLE_FLOAT = r"^\d+\.0$"
 FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.fz")
 VOTABLE_ENDINGS = (".vot", ".votable", ".xml", ".vot.gz")
@@ -78,6 +80,9 @@ def column_names(path: str | Path) -> list[str]:
 def _read_csv(path: Path, delimiter: str, text_columns: Collection[str]) -> pa.Table:
     encoding = _encoding(path)
     header = _header(path, delimiter, encoding)
+    if len(header) == 1 and ";" in header[0]:  # as spreadsheets write where the comma stands in numbers
+        delimiter = ";"
+        header = _header(path, delimiter, encoding)
     if not header:
         raise GreenpeaError(f"{path} is empty")
     table = csv.read_csv(
@@ -232,6 +237,11 @@ def refuse_duplicates(subject_ids: np.ndarray, column: str, where: str) -> None:
         if not subject:
             raise GreenpeaError(f"{where}, row {row + 2}: column {column!r} is blank; give the subject an id")
         if subject in seen:
+            if ROUNDED.fullmatch(subject):
+                raise GreenpeaError(
+                    f"{where}, rows {seen[subject] + 2} and {row + 2}: the id {subject!r} was rounded, so that several "
+                    f"subjects share it: write column {column!r} as whole numbers or as text"
+                )
             raise GreenpeaError(
                 f"{where}, row {row + 2}: the id {subject!r} stood in row {seen[subject] + 2} already; "
                 f"every subject has one row: remove or merge one"

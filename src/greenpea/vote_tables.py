@@ -17,7 +17,7 @@ from greenpea.errors import GreenpeaError, did_you_mean
 from greenpea.subjects import SubjectSet
 from greenpea.tables import ID_COLUMNS, column_as_strings, find_id_column, read_table, refuse_duplicates
 from greenpea.tree import DecisionTree, Question, slugify
-from greenpea.votes import Mapped, Votes, find_columns, numbers, whole_numbers
+from greenpea.votes import Mapped, Votes, find_columns, numbers, partly_blank, whole_numbers
 
 VOLUNTEERS = ("volunteer", "volunteer_id", "user_id", "user_name", "user", "annotator", "classifier", "person")
 QUESTIONS = ("question", "question_slug", "question_id", "task")
@@ -87,7 +87,7 @@ def of_subjects(
         table, mapped[slug] = rounded.counted(table, tree[slug], found, where)
     votes = Votes.from_table(table, tree, subject_ids, mapped, where)
     without = sorted(set(shares) - set(usable))
-    return replace(votes, note="; ".join([*rounded.notes(), *_without_totals(without)]))
+    return replace(votes, note="; ".join(filter(None, [votes.note, *rounded.notes(), *_without_totals(without)])))
 
 
 def _fractions(names: Sequence[str], tree: DecisionTree) -> dict[str, dict[str, str]]:
@@ -113,6 +113,7 @@ class _Rounded:
     far: int = 0
     sums: int = 0  # subjects whose rounded counts do not add up to the total, over the questions
     largest: float = 0.0
+    blank: int = 0  # places where only some of fractions and total are given
 
     def counted(
         self, table: pa.Table, question: Question, found: Mapping[str, str], where: str
@@ -133,6 +134,7 @@ class _Rounded:
             table = table.append_column(mapped[answer], pa.array(counts))
         if question.kind == "single":
             self.sums += int((every != total).sum())
+        self.blank += partly_blank(table, [*found.values()])
         self.questions += (question.slug,)
         return table, mapped
 
@@ -143,6 +145,8 @@ class _Rounded:
                 f"in {self.far:,} of {self.places:,} places fraction × total is more than {FAR} from a whole number, "
                 f"by up to {self.largest:.2f}: weighted or debiased fractions are no votes; give raw ones or the counts"
             )
+        if self.blank:
+            notes.append(f"in {self.blank:,} places some fractions or the total are blank: they are taken as 0")
         if self.sums:
             notes.append(f"in {self.sums:,} places the rounded counts do not add up to the total; the counts are kept")
         return notes
@@ -152,9 +156,10 @@ def _shares(table: pa.Table, column: str, where: str) -> np.ndarray:
     values = numbers(table, column, where)
     wrong = np.flatnonzero((values < 0) | (values > 1))
     if len(wrong):
+        value = values[wrong[0]]
+        remedy = "divide percentages by 100" if value > 0 else "leave the cell blank where nothing is known"
         raise GreenpeaError(
-            f"{where}, row {wrong[0] + 2}, column {column!r}: {values[wrong[0]]:g}: fractions run from 0 to 1; divide "
-            f"percentages by 100"
+            f"{where}, row {wrong[0] + 2}, column {column!r}: {value:g}: fractions run from 0 to 1; {remedy}"
         )
     return values
 

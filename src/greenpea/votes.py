@@ -209,6 +209,7 @@ class Votes:
             raise GreenpeaError(_no_columns(table.column_names, tree, where))
         votes = cls.empty(tree, [str(subject) for subject in subject_ids])
         effective: dict[str, np.ndarray] = {}
+        notes = []
         for slug in tree.topological_order:  # `reached` of a child may be filled from the counts of its parents
             question, found = tree[slug], mapped.get(slug, {})
             if not found:
@@ -216,11 +217,15 @@ class Votes:
             for index, answer in enumerate(question.answer_slugs):
                 if answer in found:  # a mapping may leave an answer out on purpose
                     votes.counts[question.slug][:, index] = whole_numbers(table, found[answer], where)
+            if blank := partly_blank(table, [found[answer] for answer in question.answer_slugs if answer in found]):
+                notes.append(
+                    f"{blank:,} subjects have some cells of {slug} blank and others not: the blank are taken as 0"
+                )
             weights = _weights(table, question, found, where)
             if weights is not None:
                 effective[question.slug] = weights
             _fill_reached(votes, question, table, found, where)
-        votes = cls(tree, votes.subject_ids, votes.counts, votes.reached, effective)
+        votes = cls(tree, votes.subject_ids, votes.counts, votes.reached, effective, "; ".join(notes))
         votes.refuse_impossible(where)
         return votes
 
@@ -371,9 +376,10 @@ def whole_numbers(table: pa.Table, column: str, where: str) -> Int[np.ndarray, "
     if len(wrong):
         row, value = int(wrong[0]), values[wrong[0]]
         remedy = (
-            "counts cannot be negative"
+            "counts cannot be negative; leave the cell blank where nobody was asked"
             if value < 0
-            else "counts are whole numbers; weighted counts belong in a column ending in '_weight'"
+            else "counts are whole numbers; weighted counts belong in a column ending in '_weight', fractions in "
+            "one ending in '_fraction', beside a total"
         )
         raise GreenpeaError(f"{where}, row {row + 2}, column {column!r}: {value:g}: {remedy}")
     return values.astype(np.int64)
@@ -387,6 +393,12 @@ def numbers(table: pa.Table, column: str, where: str) -> Float[np.ndarray, " sub
         cells = enumerate(table[column].to_pylist())
         values = np.array([_number(cell, f"{where}, row {row + 2}, column {column!r}") for row, cell in cells])
     return np.where(np.isnan(values), 0.0, values)
+
+
+def partly_blank(table: pa.Table, columns: Sequence[str]) -> int:
+    """Return in how many rows some of these columns are blank and some are not."""
+    blank = np.stack([pc.is_null(table[column], nan_is_null=True).to_numpy() for column in columns])
+    return int((blank.any(axis=0) & ~blank.all(axis=0)).sum())
 
 
 def _number(cell: Any, where: str) -> float:

@@ -176,7 +176,7 @@ def learn(
     if len(learned) < 10 or len(kept) < 5:
         raise GreenpeaError(
             f"{len(learned)} training and {len(kept)} validation subjects have votes; at least 10 and 5 are needed: "
-            f"bring more votes, or a smaller test share"
+            f"bring more votes, or change the shares split.test and split.validation"
         )
     material = _Material(images, votes, learned, kept, preparation, start, keep)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
