@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -126,6 +127,28 @@ def test_judges_are_in_the_catalogue_and_their_votes_are_not(campaign: Campaign,
     card = (released.folder / "data-card.md").read_text()
     assert "Their votes are not in this folder" in card
     assert f"those of the\n{len(published)} training" in card
+
+
+def test_votes_in_the_table_of_subjects_are_kept_back_too(trained: Path, campaign: Campaign, tmp_path: Path) -> None:
+    first = f"{campaign.tree.first}_{campaign.tree[campaign.tree.first].answer_slugs[0]}"
+    told = [first, f"{first}_fraction", f"decals_{first}_debiased", "t01_smooth_or_features_a01_smooth_weight"]
+    folder = shutil.copytree(trained, tmp_path / "sky")
+    table = pq.read_table(folder / "subjects.parquet")
+    for name in [*told, "ra"]:
+        table = table.append_column(name, pa.array(np.arange(len(table), dtype=np.float64)))
+    pq.write_table(table, folder / "subjects.parquet")
+    both = Campaign.open(folder, campaign.overrides)
+    whole = both.predict(tmp_path / "whole.parquet").out
+    for catalogue in (None, whole):
+        done = release(both, tmp_path / f"out-{catalogue is None}", TODAY, catalogue=catalogue)
+        published = pq.read_schema(done.folder / "catalogue.parquet")
+        added = {*told, f"subject_{first}_fraction"} & set(pq.read_schema(whole).names)
+        assert set(pq.read_schema(whole).names) - set(published.names) == added - {f"{first}_fraction"}
+        assert "ra" in published.names
+        assert f'name="{told[2]}"' not in published.metadata[b"IVOA.VOTable-Parquet.content"].decode()
+        assert "whole.parquet" not in done.files
+    open_ = release(_with_votes(both, "all"), tmp_path / "all", TODAY, catalogue=whole)
+    assert pq.read_table(open_.folder / "catalogue.parquet").equals(pq.read_table(whole), check_metadata=True)
 
 
 def _with_votes(campaign: Campaign, chosen: str) -> Campaign:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -41,6 +41,7 @@ from greenpea.files import replacing, sha256
 from greenpea.learning import checkpoint
 from greenpea.learning.model import Report, silent
 from greenpea.settings import Release
+from greenpea.votes import about_votes
 
 CATALOGUE, SUMS = "catalogue.parquet", "SHA256SUMS"
 CARDS = {"README.md": "release-readme.md", "data-card.md": "release-data.md", "model-card.md": "release-model.md"}
@@ -122,26 +123,39 @@ def release(
 
 
 def _write_catalogue(campaign: Campaign, folder: Path, run: Path, catalogue: str | Path | None, report: Report) -> None:
+    whole = folder / "whole.parquet"
     if catalogue is None:
         campaign.predict(folder / CATALOGUE, model=run, report=report)
-    else:
-        _take(converting.Catalogue.open(catalogue), folder / CATALOGUE, checkpoint.facts(run)["fingerprint"])
+        (folder / CATALOGUE).rename(whole)
+    source = converting.Catalogue.open(catalogue or whole)
+    _take(source, folder / CATALOGUE, checkpoint.facts(run)["fingerprint"], _withheld(campaign, source.schema.names))
+    whole.unlink(missing_ok=True)
     fits = folder / CATALOGUE.replace(".parquet", ".fits")
     converting.convert(
         folder / CATALOGUE, fits, lambda done, rows: report("FITS", done / rows, f"{done:,} of {rows:,}")
     )
 
 
-def _take(source: converting.Catalogue, out: Path, model: str) -> None:
-    """Copy a finished catalogue, as one file. Raises GreenpeaError where another model made it."""
+def _withheld(campaign: Campaign, names: Sequence[str]) -> list[str]:
+    """Return the columns of a catalogue that came along from the table of subjects and hold votes, unless all votes are
+    published: the judges' stand there too."""
+    if campaign.settings.release.votes == "all":
+        return []
+    own = about_votes(campaign.subjects.metadata.column_names, campaign.tree)
+    return [clash if (clash := f"subject_{name}") in names else name for name in own]  # as catalogues rename them
+
+
+def _take(source: converting.Catalogue, out: Path, model: str, without: Sequence[str]) -> None:
+    """Copy a catalogue, but for some columns to one file. Raises GreenpeaError where another model made it."""
     if source.about.get("model") != model:
         raise GreenpeaError(
             f"{source.parts[0]} was made by the model {source.about.get('model', 'of another program')[:12]}, and "
             f"the one that is judged is {model[:12]}: predict again, or name its run with --model"
         )
-    writer = catalogues.Writer(out, {})
-    for block in source.blocks():
-        writer.write(block.replace_schema_metadata(source.schema.metadata))
+    kept = [name for name in source.schema.names if name not in without]
+    writer = catalogues.Writer(out, {f"{converting.ABOUT}{key}": value for key, value in source.about.items()})
+    for block in source.blocks(kept):
+        writer.write(block.replace_schema_metadata())
     writer.close()
 
 

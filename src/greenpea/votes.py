@@ -274,6 +274,7 @@ def read_votes(
 
 GZ2_COLUMN = re.compile(r"t\d\d_(?P<question>.+)_a\d\d_(?P<answer>.+)_(?P<measure>count|fraction)")
 GZ2_TOTAL = re.compile(r"t\d\d_(?P<question>.+)_total_(count|votes)")
+GZ2_ANY = re.compile(r"t\d\d_.+_(a\d\d|total)_.+")
 REACHED = ("reached", "total-votes", "total_votes")
 
 
@@ -295,6 +296,14 @@ def incomplete(names: Iterable[str], tree: DecisionTree) -> dict[str, tuple[str,
     """Return question → the answers that have no column, for questions of which some answers have one."""
     found = _found(list(names), tree)
     return {slug: _missing(tree[slug], columns) for slug, columns in found.items() if _missing(tree[slug], columns)}
+
+
+def about_votes(names: Iterable[str], tree: DecisionTree) -> list[str]:
+    """Return the columns that tell of votes on this tree: counts, fractions, weights, debiased ones, totals."""
+    told = [f"-{slugify(f'{q.slug}_{word}')}-" for q in tree.questions for word in (*q.answer_slugs, *REACHED)]
+    return [
+        name for name in names if GZ2_ANY.fullmatch(name.lower()) or any(word in f"-{slugify(name)}-" for word in told)
+    ]
 
 
 def _missing(question: Question, columns: Mapping[str, str]) -> tuple[str, ...]:
