@@ -241,6 +241,17 @@ def test_of_a_shard_cut_short_the_rest_is_used(
 
 
 @KINDS
+def test_packing_again_mends_a_shard_cut_short_or_lost(folder: Path, tmp_path: Path, kind: str) -> None:
+    subjects, out = SubjectSet.open(folder), tmp_path / "out"
+    pack(subjects, out, kind, size=5)
+    whole = {path.name: path.read_bytes() for path in out.glob(f"*.{kind}")}
+    cut(out / f"00001.{kind}", 0.5)
+    (out / f"00002.{kind}").unlink()
+    assert pack(subjects, out, kind, size=5).kept == 2
+    assert {path.name: path.read_bytes() for path in out.glob(f"*.{kind}")} == whole
+
+
+@KINDS
 def test_a_shard_that_is_gone_is_so_many_unreadable_images(folder: Path, tmp_path: Path, kind: str) -> None:
     pack(SubjectSet.open(folder), tmp_path / "out", kind, size=10)
     (tmp_path / "out" / f"00000.{kind}").unlink()

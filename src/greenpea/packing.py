@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from astropy.io import fits
 
@@ -57,7 +59,7 @@ def pack(
             rows = np.arange(number * size, min((number + 1) * size, len(subjects)))
             if report:
                 report("packing", rows[0] / len(subjects), f"{rows[0]:,} of {len(subjects):,}")
-            if _is_done(out, number, subjects.subject_ids[rows]):
+            if _is_done(out, number, subjects.subject_ids[rows], kind):
                 kept += 1
             else:
                 _write(subjects, rows, out, number, kind)
@@ -82,14 +84,24 @@ def _begin(out: Path, manifest: Manifest) -> None:
     manifest.save(out)
 
 
-def _is_done(out: Path, number: int, subject_ids: np.ndarray) -> bool:
+def _is_done(out: Path, number: int, subject_ids: np.ndarray, kind: str) -> bool:
     index = shards.index_of(out, number)
     if not index.is_file():
         return False
-    done = pq.read_table(index, columns=["subject_id"])["subject_id"].to_pylist()
-    if done != list(subject_ids):
+    done = pq.read_table(index)
+    if done["subject_id"].to_pylist() != list(subject_ids):
         raise GreenpeaError(f"{out}: shard {number} holds other subjects than these: choose another folder")
-    return True
+    return _is_whole(shards.place_of(out, number, kind), done)
+
+
+def _is_whole(shard: Path, index: pa.Table) -> bool:
+    """Whether a shard is there and as long as its index says; one that was cut short or lost is packed again."""
+    long = 0
+    if "image_offset" in index.column_names:
+        long = pc.max(pc.add(index["image_offset"], index["image_length"])).as_py()
+    elif "image_table_size" in index.column_names:
+        long = pc.max(index["image_table_size"]).as_py()
+    return shard.is_file() and shard.stat().st_size >= long
 
 
 def _write(subjects: SubjectSet, rows: np.ndarray, out: Path, number: int, kind: str) -> None:
