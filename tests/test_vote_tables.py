@@ -287,3 +287,9 @@ def test_a_negative_fraction_is_not_taken_for_a_percentage() -> None:
     columns = {"answer_yes_fraction": [-99.0], "answer_no_fraction": [0.5], "answer_total-votes": [4]}
     with pytest.raises(GreenpeaError, match=r"-99: fractions run from 0 to 1; leave the cell blank"):
         of_subjects(pa.table(columns), DecisionTree.load("binary"), ["a"])
+
+
+def test_replies_under_other_names_are_not_taken_for_subjects_twice(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("galaxy,who,q,a\ng0,v0,answer,yes\ng0,v1,answer,no\n", encoding="utf-8")
+    with pytest.raises(GreenpeaError, match=r"one reply a row: subject_id, volunteer, question, answer"):
+        read_votes(tmp_path / "t.csv", DecisionTree.load("binary"))

@@ -43,8 +43,9 @@ def read_votes(
         raise GreenpeaError(f"{where} is an export of Zooniverse: read it with 'greenpea import zooniverse'")
     id_column = find_id_column(table.column_names, id_column, where)
     subject_ids = column_as_strings(table[id_column])
-    refuse_duplicates(subject_ids, id_column, where)
-    return of_subjects(table, tree, subject_ids, columns, where)
+    votes = of_subjects(table, tree, subject_ids, columns, where)
+    refuse_duplicates(subject_ids, id_column, where)  # second: a table of another shape repeats its ids
+    return votes
 
 
 def holds_votes(names: Iterable[str], tree: DecisionTree) -> bool:

@@ -373,8 +373,8 @@ def _no_columns(names: Sequence[str], tree: DecisionTree, where: str) -> str:
     example = f"{first.slug}_{first.answer_slugs[0]}"
     return (
         f"{where} has no vote counts for tree {tree.name!r}: expected columns such as {example!r}"
-        f"{did_you_mean(example, names)}. Rename the columns, choose another tree, or give a mapping "
-        f"question → answer → column"
+        f"{did_you_mean(example, names)}. Rename the columns (of a table with one reply a row: "
+        f"subject_id, volunteer, question, answer), choose another tree, or give a mapping question → answer → column"
     )
 
 
