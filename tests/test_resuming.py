@@ -268,3 +268,21 @@ def test_an_ensemble_killed_in_its_second_network_goes_on_from_there(
     monkeypatch.setattr(training, "run", told)
     _, undisturbed = Campaign.open(tmp_path / "c", sets).train()
     assert model.fingerprint() == undisturbed.fingerprint()
+
+
+def test_of_two_trainings_at_once_the_second_is_refused(tmp_path: Path) -> None:
+    creation.simulate(tmp_path / "c", 90, votes=5, size=24, seed=2)
+    tried: list[str] = []
+
+    def second(stage: str, share: float, words: str) -> None:
+        if not tried:
+            with pytest.raises(
+                GreenpeaError, match=r"another process is training in .*c now: let it finish"
+            ) as refused:
+                Campaign.open(tmp_path / "c", ["learning.epochs=1"]).train()
+            tried.append(str(refused.value))
+
+    first = Campaign.open(tmp_path / "c", ["learning.epochs=2", "learning.width=4"])
+    run, _ = first.train(report=second)
+    assert tried
+    assert first.runs == [run]

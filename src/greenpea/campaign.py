@@ -31,7 +31,7 @@ from greenpea.calibration import Evaluation, constant, evaluate
 from greenpea.embeddings import FACTS as EMBEDDED
 from greenpea.embeddings import Embeddings
 from greenpea.errors import GreenpeaError
-from greenpea.files import replacing, sha256
+from greenpea.files import alone, replacing, sha256
 from greenpea.learning import checkpoint, selfsupervised
 from greenpea.learning.kept import SHIPPED, KeptEncoder, encoder_of
 from greenpea.learning.model import Draws, Model, Report, learn, silent
@@ -192,8 +192,13 @@ class Campaign:
         """Train on the votes of the training subjects; return the new run's folder and the model.
 
         ``start`` is a checkpoint whose encoder to begin with, whatever its tree. A training of the same settings, data
-        and versions that was killed goes on, to the same weights.
+        and versions that was killed goes on, to the same weights. One training at a time in a campaign.
         """
+        (self.folder / RUNS).mkdir(exist_ok=True)
+        with alone(self.folder / RUNS / ".lock", f"another process is training in {self.folder} now: let it finish"):
+            return self._train(start, report)
+
+    def _train(self, start: str | Path | None, report: Report) -> tuple[Path, Model]:
         first = None if start is None else starting_model(start)
         rows = np.flatnonzero((self.votes.total > 0) & np.isin(self.roles, ("training", "validation")))
         number = 1 + max((int(run.name) for run in self.runs if run.name.isdigit()), default=0)
