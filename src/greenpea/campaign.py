@@ -194,8 +194,7 @@ class Campaign:
         ``start`` is a checkpoint whose encoder to begin with, whatever its tree. A training of the same settings, data
         and versions that was killed goes on, to the same weights. One training at a time in a campaign.
         """
-        (self.folder / RUNS).mkdir(exist_ok=True)
-        with alone(self.folder / RUNS / ".lock", f"another process is training in {self.folder} now: let it finish"):
+        with alone(self.folder / ".training", f"another process is training in {self.folder} now: let it finish"):
             return self._train(start, report)
 
     def _train(self, start: str | Path | None, report: Report) -> tuple[Path, Model]:
