@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -293,3 +294,31 @@ def test_replies_under_other_names_are_not_taken_for_subjects_twice(tmp_path: Pa
     (tmp_path / "t.csv").write_text("galaxy,who,q,a\ng0,v0,answer,yes\ng0,v1,answer,no\n", encoding="utf-8")
     with pytest.raises(GreenpeaError, match=r"one reply a row: subject_id, volunteer, question, answer"):
         read_votes(tmp_path / "t.csv", DecisionTree.load("binary"))
+
+
+def test_fractions_that_add_up_to_more_than_everybody_are_refused(tmp_path: Path) -> None:
+    tree = DecisionTree.load("gz2")
+    first = tree[tree.first]
+    for shares, wrong in (((0.34, 0.34, 0.345), False), ((0.9, 0.9, 0.0), True)):
+        row = {
+            f"{first.slug}_{slug}_fraction": [0.2, share]
+            for slug, share in zip(first.answer_slugs, shares, strict=True)
+        }
+        path = tmp_path / "t.csv"
+        pacsv.write_csv(pa.table({"id": ["a", "b"], **row, f"{first.slug}_total-votes": [20, 20]}), path)
+        if wrong:
+            with pytest.raises(GreenpeaError, match=r"t\.csv, row 3: the fractions of '.*' add up to 1\.8 \(1 such"):
+                read_votes(path, tree)
+        else:
+            assert read_votes(path, tree).total.sum() > 0
+
+
+def test_rows_are_numbered_as_their_file_does(tmp_path: Path) -> None:
+    """A CSV file's head is its first row; FITS and Parquet begin with the first subject."""
+    table = pa.table({"id": ["a", "b"], "answer_yes": [1, -1], "answer_no": [1, 1]})
+    tree = DecisionTree.load("binary")
+    pacsv.write_csv(table, tmp_path / "t.csv")
+    pq.write_table(table, tmp_path / "t.parquet")
+    for name, row in (("t.csv", 3), ("t.parquet", 2)):
+        with pytest.raises(GreenpeaError, match=rf"{name}, row {row}, column"):
+            read_votes(tmp_path / name, tree)

@@ -321,7 +321,7 @@ def test_a_date_in_parquet_and_a_weight_that_is_text_are_refused(tmp_path: Path)
     file = tmp_path / "votes.parquet"
     days = pa.array([None, 19000], pa.date32())
     pq.write_table(pa.table({"id": ["a", "b"], "answer_yes": days, "answer_no": [1, 2]}), file)
-    _refused(file, DecisionTree.load("binary"), "row 3, column 'answer_yes'", "'2022-01-08' is not a number")
+    _refused(file, DecisionTree.load("binary"), "row 2, column 'answer_yes'", "'2022-01-08' is not a number")
     weights = _csv(tmp_path, "id,answer_yes,answer_no,answer_yes_weight,answer_no_weight\na,1,2,heavy,2\n")
     _refused(weights, DecisionTree.load("binary"), "row 2, column 'answer_yes_weight'", "'heavy'")
 

@@ -71,7 +71,9 @@ def alone(lock: Path, otherwise: str) -> Iterator[None]:
     """Hold a lock for this process; it goes with the process, however it ends. ``otherwise`` says why it cannot be."""
     import fcntl  # which not every operating system has
 
-    with lock.open("w") as file:
+    with saving(lock):
+        file = lock.open("w")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -227,6 +227,11 @@ def _all_whole(column: pa.ChunkedArray) -> bool:
     return bool(np.all(np.isfinite(values)) and np.all(values == np.floor(values)) and np.all(np.abs(values) < 2**53))
 
 
+def row_number(where: str, row: int) -> int:
+    """Return the number that a person finds a row by, from its index: a text file's head is the first row."""
+    return row + (1 if where.lower().endswith((*FITS_ENDINGS, *VOTABLE_ENDINGS, ".parquet")) else 2)
+
+
 def refuse_duplicates(subject_ids: np.ndarray, column: str, where: str) -> None:
     """Raise GreenpeaError naming the first row without an identifier, or with one seen before."""
     texts = pa.array(subject_ids, pa.string())
@@ -234,16 +239,17 @@ def refuse_duplicates(subject_ids: np.ndarray, column: str, where: str) -> None:
         return
     seen: dict[str, int] = {}
     for row, subject in enumerate(subject_ids):
+        here = row_number(where, row)
         if not subject:
-            raise GreenpeaError(f"{where}, row {row + 2}: column {column!r} is blank; give the subject an id")
+            raise GreenpeaError(f"{where}, row {here}: column {column!r} is blank; give the subject an id")
         if subject in seen:
             if ROUNDED.fullmatch(subject):
                 raise GreenpeaError(
-                    f"{where}, rows {seen[subject] + 2} and {row + 2}: the id {subject!r} was rounded, so that several "
+                    f"{where}, rows {seen[subject]} and {here}: the id {subject!r} was rounded, so that several "
                     f"subjects share it: write column {column!r} as whole numbers or as text"
                 )
             raise GreenpeaError(
-                f"{where}, row {row + 2}: the id {subject!r} stood in row {seen[subject] + 2} already; "
+                f"{where}, row {here}: the id {subject!r} stood in row {seen[subject]} already; "
                 f"every subject has one row: remove or merge one"
             )
-        seen[subject] = row
+        seen[subject] = here

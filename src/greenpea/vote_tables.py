@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 
 from greenpea.errors import GreenpeaError, did_you_mean
 from greenpea.subjects import SubjectSet
-from greenpea.tables import ID_COLUMNS, column_as_strings, find_id_column, read_table, refuse_duplicates
+from greenpea.tables import ID_COLUMNS, column_as_strings, find_id_column, read_table, refuse_duplicates, row_number
 from greenpea.tree import DecisionTree, Question, slugify
 from greenpea.votes import Mapped, Votes, find_columns, numbers, partly_blank, whole_numbers
 
@@ -24,6 +24,7 @@ QUESTIONS = ("question", "question_slug", "question_id", "task")
 ANSWERS = ("answer", "answer_slug", "reply", "response", "value", "choice")
 COUNTS = ("count", "counts", "votes", "n")
 FAR = 0.25  # votes: further from a whole number, fraction × total was rounded too hard, or is no raw fraction
+TOO_MUCH = 0.5  # above 1: rounding, or taking out a bias, brings fractions above 1 by less
 
 
 def read_votes(
@@ -122,8 +123,10 @@ class _Rounded:
         """Return the table with columns of counts for a question, and the mapping that names them."""
         total = whole_numbers(table, found["reached"], where)
         mapped, every = {"reached": found["reached"]}, np.zeros(len(total), np.int64)
+        shares = np.zeros(len(total))
         for answer in question.answer_slugs:
             fraction = _shares(table, found[answer], where)
+            shares += fraction
             raw = fraction * total
             counts = np.rint(raw).astype(np.int64)
             off = np.abs(raw - counts)[total > 0]
@@ -134,6 +137,7 @@ class _Rounded:
             mapped[answer] = f"{found[answer]} × {found['reached']}"
             table = table.append_column(mapped[answer], pa.array(counts))
         if question.kind == "single":
+            _refuse_too_much(shares, question, where)
             self.sums += int((every != total).sum())
         self.blank += partly_blank(table, [*found.values()])
         self.questions += (question.slug,)
@@ -153,6 +157,18 @@ class _Rounded:
         return notes
 
 
+def _refuse_too_much(shares: np.ndarray, question: Question, where: str) -> None:
+    """Raise GreenpeaError where the fractions of a question's answers add up to far more than 1."""
+    wrong = np.flatnonzero(shares > 1 + TOO_MUCH)
+    if len(wrong):
+        row = int(wrong[0])
+        raise GreenpeaError(
+            f"{where}, row {row_number(where, row)}: the fractions of {question.slug!r} add up to {shares[row]:.3g} "
+            f"({len(wrong):,} such rows), and everybody gives one answer: they add up to 1, or to less where an answer "
+            f"has no column"
+        )
+
+
 def _shares(table: pa.Table, column: str, where: str) -> np.ndarray:
     values = numbers(table, column, where)
     wrong = np.flatnonzero((values < 0) | (values > 1))
@@ -160,7 +176,8 @@ def _shares(table: pa.Table, column: str, where: str) -> np.ndarray:
         value = values[wrong[0]]
         remedy = "divide percentages by 100" if value > 0 else "leave the cell blank where nothing is known"
         raise GreenpeaError(
-            f"{where}, row {wrong[0] + 2}, column {column!r}: {value:g}: fractions run from 0 to 1; {remedy}"
+            f"{where}, row {row_number(where, wrong[0])}, column {column!r}: {value:g}: fractions run from 0 to 1; "
+            f"{remedy}"
         )
     return values
 
@@ -200,7 +217,8 @@ class _Replies:
         id_column = find_id_column(table.column_names, id_column, where)
         self.subject_ids, self.subject = self._coded(column_as_strings(table[id_column]))
         if blank := np.flatnonzero(self.subject_ids[self.subject] == "").tolist():
-            raise GreenpeaError(f"{where}, row {blank[0] + 2}: column {id_column!r} is blank; give the subject an id")
+            row = row_number(where, blank[0])
+            raise GreenpeaError(f"{where}, row {row}: column {id_column!r} is blank; give the subject an id")
         self.volunteer = self._volunteers(table, next((names[one] for one in VOLUNTEERS if one in names), None))
         self.count = self._counts(table, next((names[one] for one in COUNTS if one in names), None))
         self.question = self._questions(table[next(names[one] for one in QUESTIONS if one in names)])
@@ -262,7 +280,8 @@ class _Replies:
                 row = int(np.flatnonzero(unknown)[0])
                 hint = did_you_mean(slugify(names[codes[row]]), question.answer_slugs)
                 raise GreenpeaError(
-                    f"{self.where}, row {row + 2}: question {question.slug!r} has no answer {names[codes[row]]!r}{hint}"
+                    f"{self.where}, row {row_number(self.where, row)}: question {question.slug!r} has no answer "
+                    f"{names[codes[row]]!r}{hint}"
                     f" ({int(unknown.sum()):,} such rows)"
                 )
             places[here] = local[codes[here]]

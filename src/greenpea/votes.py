@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
 from greenpea.errors import GreenpeaError, did_you_mean
-from greenpea.tables import column_as_strings, find_id_column, read_table, refuse_duplicates
+from greenpea.tables import column_as_strings, find_id_column, read_table, refuse_duplicates, row_number
 from greenpea.tree import DecisionTree, Question, slugify
 
 Mapped = Mapping[str, Mapping[str, str]]  # question → answer (or "reached") → column
@@ -236,7 +236,11 @@ class Votes:
         """
 
         def place(row: int, subject: object) -> str:
-            return f"{where}, row {row + 2} (subject {subject!r})" if by_row else f"{where}, subject {subject!r}"
+            return (
+                f"{where}, row {row_number(where, row)} (subject {subject!r})"
+                if by_row
+                else f"{where}, subject {subject!r}"
+            )
 
         for question in self.tree.questions:
             if question.kind == "multiple":
@@ -370,7 +374,8 @@ def _check_mapping(columns: Mapped, table: pa.Table, tree: DecisionTree) -> dict
 
 def _no_columns(names: Sequence[str], tree: DecisionTree, where: str) -> str:
     first = tree[tree.first]
-    example = f"{first.slug}_{first.answer_slugs[0]}"
+    wanted = [f"{first.slug}_{answer}" for answer in first.answer_slugs]
+    example = next((column for column in wanted if column not in names), wanted[0])
     return (
         f"{where} has no vote counts for tree {tree.name!r}: expected columns such as {example!r}"
         f"{did_you_mean(example, names)}. Rename the columns (of a table with one reply a row: "
@@ -390,7 +395,7 @@ def whole_numbers(table: pa.Table, column: str, where: str) -> Int[np.ndarray, "
             else "counts are whole numbers; weighted counts belong in a column ending in '_weight', fractions in "
             "one ending in '_fraction', beside a total"
         )
-        raise GreenpeaError(f"{where}, row {row + 2}, column {column!r}: {value:g}: {remedy}")
+        raise GreenpeaError(f"{where}, row {row_number(where, row)}, column {column!r}: {value:g}: {remedy}")
     return values.astype(np.int64)
 
 
@@ -399,8 +404,9 @@ def numbers(table: pa.Table, column: str, where: str) -> Float[np.ndarray, " sub
     try:
         values = pc.cast(table[column], pa.float64()).to_numpy()
     except pa.ArrowException:  # it does not say which row
-        cells = enumerate(table[column].to_pylist())
-        values = np.array([_number(cell, f"{where}, row {row + 2}, column {column!r}") for row, cell in cells])
+        cells = table[column].to_pylist()
+        places = (f"{where}, row {row_number(where, row)}, column {column!r}" for row, _ in enumerate(cells))
+        values = np.array([_number(cell, place) for cell, place in zip(cells, places, strict=True)])
     return np.where(np.isnan(values), 0.0, values)
 
 

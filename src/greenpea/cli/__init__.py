@@ -232,9 +232,19 @@ def train(
         f"{'an up' if model.facts['orientation'] == 'upright' else 'no up: every rotation was used'}."
     )
     _show_unreadable(model.facts["unreadable"])
+    lost = len(model.facts["unreadable"])
+    if lost > MANY_LOST * (lost + told["training"] + told["validation"]):
+        console.print(
+            "[yellow]That is more than a tenth of them all. Where a server or a disk was away, train again when it is "
+            "back.[/yellow]",
+            soft_wrap=True,
+        )
     console.print(f"The model is in [bold]{plain(run)}[/bold].")
     say_next("evaluate", folder)
     say_next("predict", folder)
+
+
+MANY_LOST = 0.1  # share of the images to learn from that could not be read, above which something is wrong
 
 
 def _show_unreadable(unreadable: list[list[str]], what: str = "could not be read and were left out") -> None:
