@@ -80,3 +80,14 @@ def test_text_that_looks_like_a_number_stays_text_and_faults_name_the_key_alone(
         Settings().override(["learning.epochs=-3"])
     with pytest.raises(GreenpeaError, match=r"release.authors = 'Doe, Jane': Input should be a list, such as"):
         Settings().override(["release.authors=Doe, Jane"])
+
+
+def test_the_file_is_not_blamed_for_an_override_and_a_setting_is_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "campaign.toml"
+    path.write_text("[learning]\nepochs = 7\n")
+    assert Settings.load(path, ["learning.draws=5"]).learning.epochs == 7
+    with pytest.raises(GreenpeaError, match=r"^--set: learning.epochs = 'many': Input .* integer.*; or .*'auto'$"):
+        Settings.load(path, ["learning.epochs=many"])
+    path.write_text("[learning]\nepochs = -1\n")
+    with pytest.raises(GreenpeaError, match=r"campaign\.toml: learning.epochs = -1"):
+        Settings.load(path)

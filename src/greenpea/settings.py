@@ -192,7 +192,7 @@ class Settings(_Section):
             values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise GreenpeaError(f"{path} is not TOML: {error}") from error
-        return cls.of(_overridden(values, overrides), str(path))
+        return cls.of(values, str(path)).override(overrides)
 
     @classmethod
     def of(cls, values: dict[str, Any], where: str = "the settings") -> Settings:
@@ -241,13 +241,15 @@ KINDS = ("literal", "int", "function", "constrained")  # what pydantic puts behi
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
+    said: dict[str, str] = {}  # a setting of several types is at fault once for each
     for fault in error.errors():
         place = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(KINDS))
         if fault["type"] == "extra_forbidden":
             yield f"there is no setting {place!r}{_suggestion(place)}"
         else:
-            said = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [1, 2]")
-            yield f"{place} = {fault['input']!r}: {said}"
+            why = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [1, 2]")
+            said[place] = f"{said[place]}; or {why}" if place in said else f"{place} = {fault['input']!r}: {why}"
+    yield from said.values()
 
 
 def _suggestion(place: str) -> str:
