@@ -423,3 +423,12 @@ def test_votes_on_none_of_the_subjects_are_refused_and_those_of_another_tree_are
     assert not (tmp_path / "c").exists()
     _, imported = create(tmp_path / "d", "binary", table)
     assert imported.note == "its columns hold votes on the tree gz2, not on binary"
+
+
+def test_columns_that_only_tell_of_votes_are_said_not_to_be_counts(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    for tree, column in (("gz2", "t01_smooth_or_features_a01_smooth_debiased"), ("binary", "answer_yes")):
+        (tmp_path / "t.csv").write_text(f"id,image,{column}\nx,a.png,0.4\n")
+        _, imported = create(tmp_path / tree, tree, tmp_path / "t.csv")
+        assert imported.with_votes == 0
+        assert f"columns about votes (1, such as '{column}'), but of no question every" in imported.note

@@ -91,3 +91,12 @@ def test_the_file_is_not_blamed_for_an_override_and_a_setting_is_named_once(tmp_
     path.write_text("[learning]\nepochs = -1\n")
     with pytest.raises(GreenpeaError, match=r"campaign\.toml: learning.epochs = -1"):
         Settings.load(path)
+
+
+def test_a_licence_is_one_of_spdx_and_a_doi_looks_like_one() -> None:
+    mended = Settings().override(["release.licence=cc-by-4.0", "release.doi=https://doi.org/10.5281/zenodo.77"]).release
+    assert (mended.licence, mended.doi) == ("CC-BY-4.0", "10.5281/zenodo.77")
+    with pytest.raises(GreenpeaError, match=r"release.licence = 'CCBY': SPDX has no such licence: .*such as CC-BY-4.0"):
+        Settings().override(["release.licence=CCBY"])
+    with pytest.raises(GreenpeaError, match=r"release.doi = 'nonsense': a DOI looks like 10\."):
+        Settings().override(["release.doi=nonsense"])

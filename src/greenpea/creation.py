@@ -23,7 +23,7 @@ from greenpea.subjects import SubjectSet
 from greenpea.tables import column_names
 from greenpea.tree import DecisionTree, shipped
 from greenpea.vote_tables import holds_votes, read_votes, votes_in
-from greenpea.votes import Votes, incomplete
+from greenpea.votes import Votes, about_votes, incomplete
 from greenpea.workflow import Workflow
 
 LARGEST_DEFAULT = 64  # pixels a side, unless the settings ask for more
@@ -133,15 +133,23 @@ def _refuse_strangers(votes: Votes | None, subjects: SubjectSet) -> None:
     )
 
 
-def _other_trees(tree: DecisionTree, names: Sequence[str]) -> str:
-    """Return a hint at shipped trees whose votes a table has columns for, when it has none for ``tree``, or ""."""
+def _why_none(tree: DecisionTree, names: Sequence[str]) -> str:
+    """Return why a table that seems to hold votes gave none: they are of another tree, or no counts; or ""."""
     fitting = [] if holds_votes(names, tree) else [n for n in shipped() if holds_votes(names, DecisionTree.load(n))]
-    return f"its columns hold votes on the tree {' or '.join(fitting)}, not on {tree.name}" if fitting else ""
+    if fitting:
+        return f"its columns hold votes on the tree {' or '.join(fitting)}, not on {tree.name}"
+    told = about_votes(names, tree)
+    return (
+        f"it has columns about votes ({len(told)}, such as {told[0]!r}), but of no question every answer's count, nor "
+        f"every fraction beside a total"
+        if told
+        else ""
+    )
 
 
 def _imported(subjects: SubjectSet, tree: DecisionTree, votes: Votes | None, columns: Sequence[str] = ()) -> Imported:
     if votes is None:
-        note = "; ".join(filter(None, (subjects.note, _other_trees(tree, columns))))
+        note = "; ".join(filter(None, (subjects.note, _why_none(tree, columns))))
         return Imported(len(subjects), 0, 0, 0, 0, tree.slugs, {}, note)
     known = set(subjects.subject_ids)
     aligned = votes.align(subjects.subject_ids)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from greenpea.errors import GreenpeaError, did_you_mean
 from greenpea.images import Preparation
@@ -159,6 +161,25 @@ class Release(_Section):
         description="which votes are published: those learned from, so that the test and audit subjects still judge "
         "later models; 'all'; 'none'",
     )
+
+    @field_validator("licence")
+    @classmethod
+    def _known(cls, licence: str) -> str:
+        try:
+            return canonicalize_license_expression(licence) if licence else ""
+        except InvalidLicenseExpression:
+            raise ValueError(
+                "SPDX has no such licence: take one of https://spdx.org/licenses, such as CC-BY-4.0 or CC0-1.0, or "
+                "call your own LicenseRef-Name"
+            ) from None
+
+    @field_validator("doi")
+    @classmethod
+    def _bare(cls, doi: str) -> str:
+        bare = re.sub(r"^(https?://(dx\.)?doi\.org/|doi:)", "", doi.strip(), flags=re.IGNORECASE)
+        if bare and not re.fullmatch(r"10\.\d{4,9}/\S+", bare):
+            raise ValueError("a DOI looks like 10.5281/zenodo.1234567; leave it empty until one is reserved")
+        return bare
 
     def citation(self) -> str:
         """Return how to cite the catalogue, in words, or where that is to be said."""
