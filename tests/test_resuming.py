@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -286,3 +287,11 @@ def test_of_two_trainings_at_once_the_second_is_refused(tmp_path: Path) -> None:
     run, _ = first.train(report=second)
     assert tried
     assert first.runs == [run]
+
+
+def test_a_campaign_on_a_read_only_disk_is_not_trained(disk: Callable[[str], Path]) -> None:
+    folder = disk("size=10m") / "c"
+    creation.simulate(folder, 30, votes=5, size=16, seed=2)
+    disk("ro")
+    with pytest.raises(GreenpeaError, match="c cannot be written, the disk is read-only: give a place"):
+        Campaign.open(folder).train()

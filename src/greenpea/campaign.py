@@ -18,6 +18,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ from greenpea.calibration import Evaluation, constant, evaluate
 from greenpea.embeddings import FACTS as EMBEDDED
 from greenpea.embeddings import Embeddings
 from greenpea.errors import GreenpeaError
-from greenpea.files import alone, replacing, sha256
+from greenpea.files import alone, replacing, saving, sha256
 from greenpea.learning import checkpoint, selfsupervised
 from greenpea.learning.kept import SHIPPED, KeptEncoder, encoder_of
 from greenpea.learning.model import Draws, Model, Report, learn, silent
@@ -194,7 +195,10 @@ class Campaign:
         ``start`` is a checkpoint whose encoder to begin with, whatever its tree. A training of the same settings, data
         and versions that was killed goes on, to the same weights. One training at a time in a campaign.
         """
-        with alone(self.folder / ".training", f"another process is training in {self.folder} now: let it finish"):
+        with ExitStack() as stack:
+            with saving(self.folder):
+                another = f"another process is training in {self.folder} now: let it finish"
+                stack.enter_context(alone(self.folder / ".training", another))
             return self._train(start, report)
 
     def _train(self, start: str | Path | None, report: Report) -> tuple[Path, Model]:

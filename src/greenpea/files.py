@@ -71,9 +71,7 @@ def alone(lock: Path, otherwise: str) -> Iterator[None]:
     """Hold a lock for this process; it goes with the process, however it ends. ``otherwise`` says why it cannot be."""
     import fcntl  # which not every operating system has
 
-    with saving(lock):
-        file = lock.open("w")
-    with file:
+    with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
